@@ -1,0 +1,123 @@
+"""Where films come in: drop, choose, paste, webcam or an example.
+
+Gradio's own Image takes no DICOM and its File no webcam, so this is one part that takes all of it.
+The browser half is `drop.js`; uploads go through Gradio's own route, with its size limit, and and
+only what was uploaded to this server is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+HERE = Path(__file__).parent
+MAX_MEGABYTES = 25
+MAX_FILMS = 100
+Film = tuple[str, str]  # path on this server, the file's own name
+FORMATS = "PNG, JPEG, WebP, TIFF, BMP, HEIC or DICOM"
+
+MARKUP = f"""
+<section class="fx-drop" data-megabytes="{MAX_MEGABYTES}" data-films="{MAX_FILMS}"
+         aria-label="Choose a film">
+  <div class="fx-zone">
+    <svg class="fx-zone-art" viewBox="0 0 120 96" aria-hidden="true">
+      <rect x="22" y="6" width="76" height="84" rx="5"/>
+      <path d="M50 14c-5 0-7 6-3 9l5 5-1 16 6-4 4 7 6-6 2-14 5-5c4-3 2-9-3-9-3 0-4 2-5 4
+        h-11c-1-2-2-3-5-3z"/>
+      <path d="M51 50l6-3 4 7 7-5 1 14 6 7c3 4 0 9-5 9-3 0-4-2-5-4h-9c-1 2-3 4-6 4-5 0-7-6-3-9
+        l5-6z"/>
+    </svg>
+    <p class="fx-zone-title">Drop an X-ray here</p>
+    <p class="fx-zone-more">{FORMATS}, up to {MAX_MEGABYTES} MB.
+      Several at once make a table.</p>
+    <div class="fx-ways">
+      <label class="fx-way fx-way-main"><input type="file" multiple class="fx-hidden">
+        <span>Choose files</span></label>
+      <button type="button" class="fx-way" data-do="paste">Paste</button>
+      <button type="button" class="fx-way" data-do="camera">Webcam</button>
+    </div>
+    <div class="fx-camera" hidden>
+      <video playsinline muted aria-label="What the webcam sees"></video>
+      <div class="fx-ways">
+        <button type="button" class="fx-way fx-way-main" data-do="snap">Take the picture</button>
+        <button type="button" class="fx-way" data-do="stop">Close the webcam</button>
+      </div>
+    </div>
+  </div>
+  <p class="fx-say" role="status" aria-live="polite"></p>
+</section>"""
+
+# The drop zone listens for this event; an example goes the same way as a file of one's own.
+TRY_EXAMPLE = """
+element.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-example]");
+  if (!button) return;
+  const address = button.dataset.example;
+  const picture = await (await fetch(address)).blob();
+  const name = decodeURIComponent(address.split("/").pop());
+  const files = [new File([picture], name)];
+  document.dispatchEvent(new CustomEvent("fracture-films", { detail: files }));
+});
+"""
+
+
+def film_drop() -> gr.HTML:
+    """Build the drop zone. Its value is what the browser sent; `received` turns it into films."""
+    drop = gr.HTML(
+        html_template=MARKUP,
+        js_on_load=(HERE / "drop.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="drop",
+    )
+    keep_local(drop)
+    return drop
+
+
+def example_strip(examples: Sequence[Path]) -> gr.HTML:
+    """Build the row of pictures to try, which the app serves under `examples/`."""
+    buttons = "".join(
+        f'<button type="button" class="fx-example" data-example="examples/{quote(path.name)}">'
+        f'<img src="examples/{quote(path.name)}" loading="lazy" alt="">'
+        f"<span>{escape(path.stem.replace('_', ' ').replace('-', ' '))}</span></button>"
+        for path in examples
+    )
+    return gr.HTML(
+        '<section aria-label="Simulated films"><p class="fx-kicker">Or try a simulated film</p>'
+        f'<div class="fx-strip">{buttons}</div></section>',
+        js_on_load=TRY_EXAMPLE,
+        apply_default_css=False,
+        visible=bool(examples),
+        elem_id="examples",
+    )
+
+
+def received(value: Any, uploads: str) -> list[Film]:
+    """Return the films in the drop zone's `value`, which a browser sent and may have made up.
+
+    Only files inside the upload folder `uploads` count: whoever asks for another path gets nothing.
+    """
+    folder = Path(uploads).resolve()
+    films = []
+    for item in (value if isinstance(value, list) else [])[:MAX_FILMS]:
+        path = item.get("path") if isinstance(item, dict) else None
+        if isinstance(path, str) and Path(path).resolve().is_relative_to(folder):
+            name = item.get("orig_name")
+            films.append((path, name if isinstance(name, str) and name else Path(path).name))
+    return films
+
+
+def keep_local(component: gr.components.Component) -> None:
+    """Make a component that takes files refuse addresses on the web, which Gradio would fetch."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_local(address: str | None) -> str | None:
+        if str(address).lower().startswith(("http:", "https:")):
+            raise gr.Error("Send the film itself: addresses on the web are not fetched.")
+        return await move(address)
+
+    component.async_move_resource_to_block_cache = move_local
