@@ -1,0 +1,153 @@
+"""From thickness to film: X-ray beam, scatter, focal spot, noise, film curve, marks on the film.
+
+Attenuation coefficients: Hubbell and Seltzer, NIST Standard Reference Database 126 (ICRU-44
+cortical bone, soft tissue and adipose tissue; aluminium; lead). The spectrum is Kramers' law
+behind 2.7 mm of aluminium: plain, and good enough for the contrast between bone and flesh.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["blur", "develop", "expose", "marker_stamp", "noise_image"]
+
+Array = np.ndarray
+
+_KEV = np.array([15, 20, 30, 40, 50, 60, 80, 100], float)
+# mass attenuation in cm2/g at _KEV, and density in g/cm3
+_BONE = np.array([9.032, 4.001, 1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855]), 1.92
+_SOFT = np.array([1.660, 0.8230, 0.3790, 0.2688, 0.2264, 0.2048, 0.1823, 0.1693]), 1.06
+_FAT = np.array([1.083, 0.5677, 0.3063, 0.2396, 0.2123, 0.1974, 0.1800, 0.1688]), 0.95
+_ALUMINIUM = np.array([7.955, 3.441, 1.128, 0.5685, 0.3681, 0.2778, 0.2018, 0.1704]), 2.70
+_BINS = 6
+
+
+def _per_mm(material: tuple[Array, float], kev: Array) -> Array:
+    coefficient, density = material
+    return np.exp(np.interp(np.log(kev), np.log(_KEV), np.log(coefficient))) * density / 10
+
+
+@lru_cache(maxsize=64)
+def spectrum(kvp: float) -> tuple[Array, Array]:
+    """Energies in keV and the share of the detector's signal each carries, both (6,)."""
+    edges = np.linspace(max(16.0, 0.28 * kvp), kvp, _BINS + 1)
+    kev = (edges[:-1] + edges[1:]) / 2
+    photons = (kvp / kev - 1) * np.exp(-_per_mm(_ALUMINIUM, kev) * 2.7)
+    absorbed = photons * kev * np.minimum(1, (45 / kev) ** 2)  # a phosphor stops fewer hard ones
+    return kev, absorbed / absorbed.sum()
+
+
+def transmit(bone: Array, soft: Array, fat: Array, kvp: float) -> Array:
+    """Share of the signal that gets through thicknesses in mm (Beer-Lambert), float32."""
+    kev, weights = spectrum(kvp)
+    result = np.zeros_like(bone)
+    for weight, b, s, f in zip(
+        weights.tolist(), _per_mm(_BONE, kev).tolist(), _per_mm(_SOFT, kev).tolist(),
+        _per_mm(_FAT, kev).tolist(), strict=True,
+    ):
+        result += weight * np.exp(-(b * bone + s * soft + f * fat))
+    return result
+
+
+def blur(image: Array, sigma: float) -> Array:
+    """Gaussian blur, edges mirrored, float32. Wide ones are made on a smaller copy."""
+    if sigma <= 0.05:
+        return image
+    height, width = image.shape
+    if sigma > 6:
+        factor = int(sigma // 3)
+        small = resize(image, (max(2, height // factor), max(2, width // factor)))
+        return resize(blur(small, sigma / factor), (height, width))
+    half = max(1, math.ceil(3 * sigma))
+    half = min(half, height - 1, width - 1)
+    kernel = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32).tolist()
+    padded = np.pad(image, half, mode="reflect")
+    rows = sum(k * padded[i : i + height] for i, k in enumerate(kernel))
+    return sum(k * rows[:, i : i + width] for i, k in enumerate(kernel))
+
+
+def resize(image: Array, size: tuple[int, int]) -> Array:
+    """Bilinear resize of a float32 picture to (height, width)."""
+    picture = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR), np.float32)
+
+
+def noise_image(
+    shape: tuple[int, int], rng: np.random.Generator, grain: tuple[float, float]
+) -> Array:
+    """Smooth random picture, mean 0, standard deviation 1; grain: (down, across) in pixels."""
+    down, across = (max(1.0, g) for g in grain)
+    small = (max(4, round(shape[0] / down) + 2), max(4, round(shape[1] / across) + 2))
+    coarse = rng.standard_normal(small, dtype=np.float32)
+    picture = Image.fromarray(coarse)
+    fine = np.asarray(picture.resize(shape[::-1], Image.Resampling.BICUBIC), np.float32)
+    return (fine - fine.mean()) / (fine.std() + 1e-6)
+
+
+def expose(
+    bone: Array, soft: Array, fat: Array, *, kvp: float, pixel: float, quanta: float,
+    blur_mm: float, gradient: tuple[float, float], rng: np.random.Generator,
+) -> Array:
+    """Signal on the film, 1 where nothing was in the way, float32 (H, W).
+
+    bone, soft, fat: thickness in mm. pixel: mm per pixel. quanta: X-ray quanta a pixel would
+    get without a patient. blur_mm: focal spot and screen, as a standard deviation.
+    gradient: fall of the beam from edge to edge (down, across), as a share.
+    """
+    height, width = bone.shape
+    primary = transmit(bone, soft, fat, kvp)
+    down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None] * gradient[0]
+    across = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None] * gradient[1]
+    primary *= 1 + down + across
+    thick = soft + fat + 1.5 * bone
+    # flesh scatters about as much as it absorbs; a grid or an air gap takes most of it away
+    ratio = 0.55 * (1 - np.exp(-thick / 110))
+    scatter = blur(primary * ratio, 14 / pixel) + 0.012
+    signal = blur(primary, blur_mm / pixel) + scatter
+    counts = np.maximum(signal * quanta, 1)
+    # quantum noise, slightly smeared by the screen, then the reader's own noise
+    grain = rng.standard_normal(signal.shape, dtype=np.float32)
+    grain = 0.75 * grain + 1.1 * blur(grain, 0.8)
+    signal = signal + grain * np.sqrt(counts) / quanta
+    signal += rng.standard_normal(signal.shape, dtype=np.float32) * 0.0012
+    return np.maximum(signal, 1e-4)
+
+
+def develop(signal: Array, *, middle: float, gamma: float, crisp: float, pixel: float) -> Array:
+    """Film brightness in [0, 1], bone bright, from the signal.
+
+    middle: the signal that comes out half bright. gamma: steepness of the film curve.
+    crisp:  how much a digital system lifts edges and fine detail (0: plain film).
+    """
+    density = np.log(signal * (1 / middle))
+    if crisp:
+        density = density + crisp * (density - blur(density, 1.1 / pixel))
+        density = density + 0.5 * crisp * (density - blur(density, 9 / pixel))
+    return 1 / (1 + np.exp(gamma * density))
+
+
+@lru_cache(maxsize=16)
+def marker_stamp(letter: str, height: int, style: int) -> Array:
+    """A lead letter as coverage in [0, 1], float32: bare, in a ring, or cut out of a plate."""
+    font = ImageFont.load_default(size=height)
+    side = int(height * 1.7)
+    picture = Image.new("L", (side * 2, side * 2), 0)
+    draw = ImageDraw.Draw(picture)
+    box = draw.textbbox((0, 0), letter, font=font)
+    at = (side - (box[0] + box[2]) / 2, side - (box[1] + box[3]) / 2)
+    if style == 1:
+        r = height * 0.72
+        draw.ellipse((side - r, side - r, side + r, side + r), outline=255,
+                     width=max(1, height // 12))
+    if style == 2:
+        w, h = height * 0.5, height * 0.62
+        draw.rounded_rectangle((side - w, side - h, side + w, side + h), height * 0.14, fill=255)
+    draw.text(at, letter, font=font, fill=0 if style == 2 else 255,
+              stroke_width=height // 30, stroke_fill=0 if style == 2 else 255)
+    cut = picture.getbbox()
+    return np.asarray(picture.crop(cut), np.float32) / 255
