@@ -123,7 +123,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathL
         raise CheckpointError(
             f"{path} does not hold the weights of {kind}: {'; '.join(wrong[:3])}{more}"
         )
-    network.load_state_dict(weights)
+    # A network built on the "meta" device has no memory of its own: it takes the tensors over.
+    network.load_state_dict(weights, assign=any(p.is_meta for p in network.parameters()))
 
 
 def check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:

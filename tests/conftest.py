@@ -39,6 +39,37 @@ def draw_film(
     return np.clip(film * 255, 0, 255).astype(np.uint8)
 
 
+@pytest.fixture(scope="session")
+def random_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``simplecnn`` (two classes) and ``transfer`` (three), untrained."""
+    import torch
+
+    from fracture.checkpoint import save_checkpoint
+    from fracture.models import build_model
+
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for name, architecture, classes in (
+        ("simplecnn", "simplecnn", ["Comminuted", "Simple"]),
+        ("transfer", "tf_efficientnet_lite0", ["Comminuted", "Simple", "No fracture"]),
+    ):
+        model = build_model(architecture, classes)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        with torch.no_grad():  # feature maps that vary over the film, as a trained network's do
+            model.train()(torch.randn(4, 3, *model.input.size))
+        metadata = {
+            "architecture": architecture,
+            "classes": classes,
+            "input": model.input.to_metadata(),
+            "temperature": 1.5,
+            "thresholds": {"uncertain": 0.0},
+        }
+        save_checkpoint(folder / f"{name}.safetensors", model, metadata, half=True)
+    return folder
+
+
 @pytest.fixture
 def film_pixels() -> np.ndarray:
     """A drawn film as an array, uint8 (320, 240)."""
