@@ -79,6 +79,9 @@ def _three(value: Any) -> tuple[float, float, float]:
     return (red, green, blue)
 
 
+LITE0_INPUT = InputSpec(mean=_three(LITE0_MEAN), std=_three(LITE0_STD))
+
+
 class SimpleCNN(nn.Module):
     """The reference network: three convolutions and two fully connected layers.
 
@@ -125,7 +128,7 @@ class TransferClassifier(nn.Module):
         self.dropout = nn.Dropout(0.2)
         self.head = nn.Linear(self.backbone.num_features, len(self.classes))
         if architecture == LITE0:
-            self.input = InputSpec(mean=_three(LITE0_MEAN), std=_three(LITE0_STD))
+            self.input = LITE0_INPUT
         else:
             config = self.backbone.pretrained_cfg
             self.input = InputSpec(mean=_three(config["mean"]), std=_three(config["std"]))

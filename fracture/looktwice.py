@@ -1,0 +1,238 @@
+"""The shipped model: look at the whole film, then read the suspicious places close up.
+
+A radiologists' fracture box covers 0.7 % of a FracAtlas film on average, so one shrunken picture
+holds neither the fragments nor a map fine enough to point at them. Two small networks share the
+work, as a reader does (compare GMIC, Shen et al. 2021, Medical Image Analysis 68:101908):
+
+* `Locator` sees the whole film (448 x 384) and gives a fracture map with one cell per 8 pixels,
+  trained on boxes, and an opinion on the whole film.
+* the reader, a `TransferClassifier`, sees 224 x 224 patches cut around the map's highest places
+  from the film's own pixels and says what is there: comminuted, simple or no fracture.
+
+`LookTwice` holds both and weighs their opinions. Both backbones are EfficientNet-Lite0 (Tan & Le
+2019), started from ImageNet weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fracture.geometry import Box, Geometry, cut, letterbox
+from fracture.labels import CLASSES
+from fracture.models import LITE0, InputSpec, TransferClassifier
+
+LOCATOR_SIZE = (448, 384)  # height, width of a portrait film; a landscape film gets it transposed
+READER_SIZE = (224, 224)
+STRIDE = 8  # one cell of the locator's map covers 8 x 8 input pixels
+
+
+class Locator(nn.Module):
+    """Whole film -> fracture map at stride 8 and an opinion on the film.
+
+    Input: float32 (B, 3, 448, 384) or (B, 3, 384, 448), scaled as `input` says.
+    Output: map logits (B, 1, h/8, w/8) and film logits (B, 3) in the order of `CLASSES`.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.backbone = timm.create_model(
+            LITE0, features_only=True, out_indices=(2, 3, 4), pretrained=False
+        )
+        channels = self.backbone.feature_info.channels()  # at strides 8, 16 and 32
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.smooth = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU6(inplace=True),
+        )
+        self.place = nn.Conv2d(width, 1, 1)
+        nn.init.constant_(self.place.bias, -4.0)  # most cells of most films are not fractured
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(channels[-1] + width, len(CLASSES))
+
+    def forward(self, films: Tensor) -> tuple[Tensor, Tensor]:
+        place, film, _ = self.look(films)
+        return place, film
+
+    def look(self, films: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, and the pooled features (B, 384) that the opinion rests on."""
+        features = self.backbone(films)
+        fine = self.lateral[-1](features[-1])
+        for lateral, feature in zip(self.lateral[-2::-1], features[-2::-1], strict=True):
+            fine = lateral(feature) + F.interpolate(fine, size=feature.shape[-2:], mode="nearest")
+        fine = self.smooth(fine)
+        place = self.place(fine)
+        # the opinion rests on what lies where the map looks, and on the film as a whole
+        attention = place.flatten(2).softmax(dim=-1)
+        seen = (fine.flatten(2) * attention).sum(dim=-1)
+        whole = features[-1].mean(dim=(2, 3))
+        pooled = torch.cat([whole, seen], dim=1)
+        return place, self.head(self.dropout(pooled)), pooled
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which patches are read and how the opinions are weighed.
+
+    `places` of the map are read (fewer if it has fewer peaks), each in patches whose `sides` are
+    fractions of the film's longer side. `fractured` weighs (locator, reader, map's peak, 1) to the
+    log-odds of a fracture, `comminuted` weighs (locator, reader, 1) to the log-odds of comminuted
+    among the fractured: two logistic regressions fitted on held-out folds, which also calibrate.
+    """
+
+    places: int = 1
+    sides: tuple[float, ...] = (0.25, 0.45)
+    fractured: tuple[float, float, float, float] = (0.5, 0.5, 0.0, 0.0)
+    comminuted: tuple[float, float, float] = (0.5, 0.5, 0.0)
+
+    @classmethod
+    def from_metadata(cls, values: Mapping[str, Any]) -> Plan:
+        """The `plan` part of a checkpoint's metadata or of the evaluation's JSON."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def plan_from(path: str | os.PathLike[str]) -> Plan:
+    """The plan that `fracture.evaluate` fitted on held-out folds; the untuned one without it."""
+    path = Path(path)
+    if not path.exists():
+        return Plan()
+    return Plan.from_metadata(json.loads(path.read_text())["plan"])
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the two networks saw on one film.
+
+    place:    float32 (h, w) in [0, 1], the locator's fracture map over its input.
+    where:    how the film lies in the locator's input.
+    opinion:  float32 (3,), the locator's logits for the film.
+    pooled:   float32 (384,), the features under that opinion.
+    patches:  float32 (n, 3, 224, 224), the reader's scaled inputs, and `spots`: where each lies.
+    features: float32 (n, 1280, 7, 7), the reader's last feature maps.
+    readings: float32 (n, 3), the reader's logits.
+    """
+
+    place: np.ndarray
+    where: Geometry
+    opinion: np.ndarray
+    pooled: np.ndarray
+    patches: Tensor
+    spots: tuple[Geometry, ...]
+    features: Tensor
+    readings: np.ndarray
+
+    def evidence(self) -> tuple[np.ndarray, np.ndarray]:
+        """What `Plan.fractured` and `Plan.comminuted` weigh."""
+        reading = self.readings.mean(axis=0)
+        peak = np.clip(self.place.max(), 1e-4, 1 - 1e-4)
+        fractured = [
+            np.logaddexp(logits[0], logits[1]) - logits[2] for logits in (self.opinion, reading)
+        ]
+        kind = [logits[0] - logits[1] for logits in (self.opinion, reading)]
+        return (
+            np.array([*fractured, np.log(peak / (1 - peak)), 1.0]),
+            np.array([*kind, 1.0]),
+        )
+
+
+class LookTwice(nn.Module):
+    """Locator and reader together.
+
+    Trained on FracAtlas (Abedeen et al. 2023) and on web pictures of the Bone Break
+    Classification set, see models/README.md; reads films of any size, float32 (H, W) in [0, 1],
+    bone bright.
+    """
+
+    architecture = "looktwice"
+    classes = CLASSES
+
+    def __init__(self, plan: Plan | None = None) -> None:
+        super().__init__()
+        self.plan = plan or Plan()
+        self.locator = Locator()
+        self.reader = TransferClassifier(LITE0, CLASSES)
+        self.input: InputSpec = self.reader.input
+
+    @torch.inference_mode()
+    def look(self, pixels: np.ndarray) -> Sight:
+        """Both looks at one film, float32 (H, W) in [0, 1]."""
+        tall = pixels.shape[0] >= pixels.shape[1]
+        size = LOCATOR_SIZE if tall else LOCATOR_SIZE[::-1]
+        whole, where = letterbox(pixels, size)
+        place, opinion, pooled = self.locator.look(self.input.scale(torch.from_numpy(whole)[None]))
+        place = place[0, 0].sigmoid().numpy()
+        cuts = [
+            cut(pixels, box, READER_SIZE)
+            for box in patch_boxes(place, where, self.plan.places, self.plan.sides)
+        ]
+        patches = self.input.scale(torch.from_numpy(np.stack([patch for patch, _ in cuts])))
+        features = self.reader.features(patches)
+        readings = self.reader.classify(features)
+        return Sight(
+            place,
+            where,
+            opinion[0].numpy(),
+            pooled[0].numpy(),
+            patches,
+            tuple(spot for _, spot in cuts),
+            features,
+            readings.numpy(),
+        )
+
+    def probabilities(self, sight: Sight) -> np.ndarray:
+        """float64 (3,) in the order of `CLASSES`, summing to 1."""
+        for_fracture, for_kind = sight.evidence()
+        fractured = _sigmoid(for_fracture @ np.array(self.plan.fractured))
+        comminuted = _sigmoid(for_kind @ np.array(self.plan.comminuted))
+        return np.array([fractured * comminuted, fractured * (1 - comminuted), 1 - fractured])
+
+
+def patch_boxes(
+    place: np.ndarray, where: Geometry, places: int, sides: tuple[float, ...]
+) -> list[Box]:
+    """Square boxes on the film around the map's highest peaks, one of each side at each peak.
+
+    A later peak must stand off the earlier ones by half the smallest patch and be at least a third
+    as high as the highest.
+    """
+    height, width = where.film_size
+    longest = max(height, width)
+    shown = where.to_input(Box(0, 0, width, height))
+    rows, columns = place.shape
+    y = (np.arange(rows) + 0.5) * where.input_size[0] / rows
+    x = (np.arange(columns) + 0.5) * where.input_size[1] / columns
+    inside = ((y >= shown.top) & (y <= shown.bottom))[:, None] & (
+        (x >= shown.left) & (x <= shown.right)
+    )
+    left = np.where(inside, place, 0.0)  # never read the padding
+    apart = min(sides) / 2 * max(shown.width, shown.height)
+    boxes: list[Box] = []
+    for _ in range(places):
+        row, column = np.unravel_index(int(left.argmax()), left.shape)
+        if boxes and left[row, column] < place[inside].max() / 3:
+            break
+        spot = where.from_input(Box(float(x[column]), float(y[row]), 0.0, 0.0))
+        for side in (s * longest for s in sides):
+            boxes.append(Box(spot.left - side / 2, spot.top - side / 2, side, side))
+        left[(y[:, None] - y[row]) ** 2 + (x - x[column]) ** 2 < apart**2] = 0.0
+    return boxes
+
+
+def _sigmoid(x: float) -> float:
+    return float(1 / (1 + np.exp(-np.clip(x, -30, 30))))
