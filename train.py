@@ -46,7 +46,7 @@ from fracture.labels import (
     read_labels,
     with_boxes,
 )
-from fracture.looktwice import LOCATOR_SIZE, READER_SIZE, STRIDE, Locator, LookTwice, plan_from
+from fracture.looktwice import LOCATOR_SIZE, READER_SIZE, STRIDE, LookTwice, plan_from
 from fracture.models import LITE0_INPUT, InputSpec, build_model, load_imagenet_lite0
 
 # ----------------------------------------------------------------------------- what is known
@@ -154,7 +154,10 @@ def part_of_film(film: TrainFilm, generator: torch.Generator) -> augment.Look:
         reach = max((side - 0.9 * seen * shrink) / 2, 0.05 * side)  # do not look past the edge much
         low, high = side / 2 - reach, side / 2 + reach
         if free:
-            low, high = max(low, middle - free * seen * shrink), min(high, middle + free * seen * shrink)
+            low, high = (
+                max(low, middle - free * seen * shrink),
+                min(high, middle + free * seen * shrink),
+            )
         centre.append(augment.uniform(low, max(low, high), generator))
     turn += augment.uniform(-20, 20, generator)
     return augment.look(tuple(centre), shrink, turn, augment.chance(0.5, generator))
@@ -200,7 +203,9 @@ class ReaderViews(Views):
             side = longest * augment.log_uniform(0.12, 0.6, generator)
             centre = self.bright_place(film, generator)
             for _ in range(20):
-                near = torch.tensor([[centre[0] - side / 2, centre[1] - side / 2]]).repeat(len(film.boxes), 1)
+                near = torch.tensor([[centre[0] - side / 2, centre[1] - side / 2]]).repeat(
+                    len(film.boxes), 1
+                )
                 apart = (film.boxes[:, :2] > near + side) | (film.boxes[:, 2:] < near)
                 if apart.any(dim=1).all():
                     told = READ_AS["No fracture", True]
@@ -380,7 +385,9 @@ def fit(
         )
         model.train()
         began, loss_sum, right, seen = time.time(), 0.0, 0, 0
-        bar = tqdm(loader, desc=f"{recipe.name} {epoch}/{recipe.epochs}", leave=False, mininterval=5)
+        bar = tqdm(
+            loader, desc=f"{recipe.name} {epoch}/{recipe.epochs}", leave=False, mininterval=5
+        )
         for batch in bar:
             loss, correct = recipe.loss(model, batch)
             accelerator.backward(loss)
@@ -526,9 +533,7 @@ def train_looktwice(args: argparse.Namespace, train: list, held_out: list, fit_:
     if args.stage in ("both", "locator"):
         recipe = Recipe("locator", args.epochs or 6, args.batch or 8, 1e-3, locator_loss)
         views = LocatorViews(train, args.seed)
-        model.locator = fit_(
-            model.locator, recipe, views, lambda m: validate_locator(m, held_out)
-        )
+        model.locator = fit_(model.locator, recipe, views, lambda m: validate_locator(m, held_out))
     if args.stage in ("both", "reader"):
         recipe = Recipe("reader", args.epochs or 10, args.batch or 16, 1e-3, reader_loss)
         readable = [f for f in train if len(f.boxes) or f.record.label == "No fracture"]
@@ -541,7 +546,9 @@ def train_looktwice(args: argparse.Namespace, train: list, held_out: list, fit_:
     return model
 
 
-def train_single(args: argparse.Namespace, train: list, held_out: list, fit_: Callable) -> nn.Module:
+def train_single(
+    args: argparse.Namespace, train: list, held_out: list, fit_: Callable
+) -> nn.Module:
     """SimpleCNN as the reference trained it, or a transfer classifier by name."""
     reference = args.preset == "reference"
     model = build_model("simplecnn" if reference else args.preset, pretrained=not reference)
@@ -583,7 +590,10 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", type=Path, default=default_data(), help="a folder with labels.csv or class folders"
+        "--data",
+        type=Path,
+        default=default_data(),
+        help="a folder with labels.csv or class folders",
     )
     parser.add_argument("--boxes", type=Path, default=WEB_BOXES, help="more boxes: id,boxes")
     parser.add_argument(
@@ -666,11 +676,15 @@ def main() -> None:
     try:
         model = builder(args, train, held_out, fit_)
     except KeyboardInterrupt:
-        raise SystemExit(f"stopped; the last whole epoch is in {run}, go on with --resume") from None
+        raise SystemExit(
+            f"stopped; the last whole epoch is in {run}, go on with --resume"
+        ) from None
     if args.stage != "both" or not accelerator.is_main_process:
         return
     name = model.architecture
-    path = (args.out if args.fold is None and not args.train_source else run) / f"{name}.safetensors"
+    path = (
+        args.out if args.fold is None and not args.train_source else run
+    ) / f"{name}.safetensors"
     sources = sorted({r.source for r in train_records})
     metadata = {
         "architecture": name,
@@ -723,9 +737,7 @@ def plot_curves(run: Path) -> None:
             rows = list(csv.DictReader(file))
         for key in rows[0]:
             if key not in ("epoch", "seconds"):
-                axis.plot(
-                    [int(r["epoch"]) for r in rows], [float(r[key]) for r in rows], label=key
-                )
+                axis.plot([int(r["epoch"]) for r in rows], [float(r[key]) for r in rows], label=key)
         axis.set(title=curve.stem, xlabel="epoch", ylabel="loss, or a share of 1")
         axis.legend(fontsize=7)
     figure.tight_layout()

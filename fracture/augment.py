@@ -41,7 +41,9 @@ def chance(p: float, generator: torch.Generator) -> bool:
     return float(torch.rand((), generator=generator)) < p
 
 
-def look(centre: tuple[float, float], shrink: float, degrees: float = 0.0, mirror: bool = False) -> Look:
+def look(
+    centre: tuple[float, float], shrink: float, degrees: float = 0.0, mirror: bool = False
+) -> Look:
     """A view at `shrink` film pixels per view pixel, turned by `degrees`, mirrored left to right."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = torch.tensor([[c, -s], [s, c]]) * shrink

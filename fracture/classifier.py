@@ -275,6 +275,12 @@ def _find(path: str | os.PathLike[str] | None) -> Path:
 
 def _network(file: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> Network:
     """Build the network that a checkpoint is for and fill in its weights."""
+    if metadata["architecture"] == "looktwice":
+        from fracture.looktwice import LookTwice, Plan
+
+        model = LookTwice(Plan.from_metadata(metadata.get("plan", {})))
+        fill(model, weights, file)
+        return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     try:
         spec = InputSpec.from_metadata(metadata["input"])
         with torch.device("meta"):  # no time for random weights that are replaced at once

@@ -28,12 +28,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fracture import cam
+from fracture.film import Film
 from fracture.geometry import Box, Geometry, cut, letterbox
 from fracture.labels import CLASSES
-from fracture.models import LITE0, InputSpec, TransferClassifier
+from fracture.models import LITE0, LITE0_INPUT, InputSpec, TransferClassifier
 
 LOCATOR_SIZE = (448, 384)  # height, width of a portrait film; a landscape film gets it transposed
 READER_SIZE = (224, 224)
+FLOOR = 0.3  # what a place counts for that was found but where the reader saw nothing of the class
 STRIDE = 8  # one cell of the locator's map covers 8 x 8 input pixels
 
 
@@ -117,7 +120,7 @@ def plan_from(path: str | os.PathLike[str]) -> Plan:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the two networks saw on one film.
+    """What the two networks saw on one film, and the maps that follow from it.
 
     place:    float32 (h, w) in [0, 1], the locator's fracture map over its input.
     where:    how the film lies in the locator's input.
@@ -128,6 +131,7 @@ class Sight:
     readings: float32 (n, 3), the reader's logits.
     """
 
+    model: LookTwice
     place: np.ndarray
     where: Geometry
     opinion: np.ndarray
@@ -136,9 +140,10 @@ class Sight:
     spots: tuple[Geometry, ...]
     features: Tensor
     readings: np.ndarray
+    problems: tuple[str, ...] = ()
 
     def evidence(self) -> tuple[np.ndarray, np.ndarray]:
-        """What `Plan.fractured` and `Plan.comminuted` weigh."""
+        """What `Plan.fractured` (4,) and `Plan.comminuted` (3,) weigh."""
         reading = self.readings.mean(axis=0)
         peak = np.clip(self.place.max(), 1e-4, 1 - 1e-4)
         fractured = [
@@ -149,6 +154,56 @@ class Sight:
             np.array([*fractured, np.log(peak / (1 - peak)), 1.0]),
             np.array([*kind, 1.0]),
         )
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Log-probabilities, float64 (3,) in the order of `CLASSES`."""
+        for_fracture, for_kind = self.evidence()
+        plan = self.model.plan
+        fractured = float(for_fracture @ np.array(plan.fractured))
+        comminuted = float(for_kind @ np.array(plan.comminuted))
+        yes, no = -np.logaddexp(0, -fractured), -np.logaddexp(0, fractured)
+        return np.array([yes - np.logaddexp(0, -comminuted), yes - np.logaddexp(0, comminuted), no])
+
+    def class_map(self, target: int, method: str) -> np.ndarray:
+        """What speaks for a class, float32 (H, W) in [0, 1] over the whole film.
+
+        The reader's maps of its patches are laid where the patches lie and averaged. For a
+        fracture they then weigh the locator's map, which chose those places and is the finer one:
+        what lights up was both found and read.
+        """
+        read = np.zeros(self.place.shape, dtype=np.float32)
+        for n, spot in enumerate(self.spots):
+            if method == "gradcam":
+                weights = self.model.reader.head.weight[target]
+                heat = torch.tensordot(weights, self.features[n], dims=1).clamp(min=0).numpy()
+            else:
+                picture = self.patches[n : n + 1]
+                heat = cam.library_map(
+                    self.model.reader, self.model.reader.cam_layer, picture, target, method
+                )
+            read += self._on_place(heat, spot)
+        read /= max(float(read.max()), 1e-7)
+        if CLASSES[target] != "No fracture":
+            read = self.place * (FLOOR + (1 - FLOOR) * read)
+        return cam.unit_range(self.where.to_film(read))
+
+    def _on_place(self, heat: np.ndarray, spot: Geometry) -> np.ndarray:
+        """A patch's map at the cells of the locator's map; 0 where the patch does not reach."""
+        rows, columns = self.place.shape
+        h, w = self.where.input_size
+        patch = self.where.to_input(spot.box)
+        y = ((np.arange(rows) + 0.5) * h / rows - patch.top) / patch.height
+        x = ((np.arange(columns) + 0.5) * w / columns - patch.left) / patch.width
+        grid = np.stack(np.meshgrid(2 * x - 1, 2 * y - 1), axis=-1).astype(np.float32)
+        laid = F.grid_sample(
+            torch.as_tensor(heat)[None, None],
+            torch.from_numpy(grid)[None],
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )[0, 0].numpy()
+        return laid * (np.abs(grid) <= 1).all(axis=-1)
 
 
 class LookTwice(nn.Module):
@@ -161,13 +216,18 @@ class LookTwice(nn.Module):
 
     architecture = "looktwice"
     classes = CLASSES
+    methods = cam.METHODS
+    input: InputSpec = LITE0_INPUT
 
     def __init__(self, plan: Plan | None = None) -> None:
         super().__init__()
         self.plan = plan or Plan()
         self.locator = Locator()
         self.reader = TransferClassifier(LITE0, CLASSES)
-        self.input: InputSpec = self.reader.input
+
+    def analyse(self, film: Film) -> Sight:
+        """See `fracture.classifier.Network`."""
+        return self.look(film.pixels)
 
     @torch.inference_mode()
     def look(self, pixels: np.ndarray) -> Sight:
@@ -185,6 +245,7 @@ class LookTwice(nn.Module):
         features = self.reader.features(patches)
         readings = self.reader.classify(features)
         return Sight(
+            self,
             place,
             where,
             opinion[0].numpy(),
@@ -194,13 +255,6 @@ class LookTwice(nn.Module):
             features,
             readings.numpy(),
         )
-
-    def probabilities(self, sight: Sight) -> np.ndarray:
-        """float64 (3,) in the order of `CLASSES`, summing to 1."""
-        for_fracture, for_kind = sight.evidence()
-        fractured = _sigmoid(for_fracture @ np.array(self.plan.fractured))
-        comminuted = _sigmoid(for_kind @ np.array(self.plan.comminuted))
-        return np.array([fractured * comminuted, fractured * (1 - comminuted), 1 - fractured])
 
 
 def patch_boxes(
@@ -232,7 +286,3 @@ def patch_boxes(
             boxes.append(Box(spot.left - side / 2, spot.top - side / 2, side, side))
         left[(y[:, None] - y[row]) ** 2 + (x - x[column]) ** 2 < apart**2] = 0.0
     return boxes
-
-
-def _sigmoid(x: float) -> float:
-    return float(1 / (1 + np.exp(-np.clip(x, -30, 30))))
