@@ -12,6 +12,8 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -211,4 +213,6 @@ def build() -> gr.Blocks:
 demo = build()
 
 if __name__ == "__main__":
+    # A host stops the app this way; leave through the front door, so that uploads are deleted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     demo.launch()

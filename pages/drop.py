@@ -33,7 +33,7 @@ MARKUP = f"""
         l5-6z"/>
     </svg>
     <p class="fx-zone-title">Drop an X-ray here</p>
-    <p class="fx-zone-more">{FORMATS}, up to {MAX_MEGABYTES} MB.
+    <p class="fx-zone-more">{FORMATS}, up to {MAX_MEGABYTES}&nbsp;MB.
       Several at once make a table.</p>
     <div class="fx-ways">
       <label class="fx-way fx-way-main"><input type="file" multiple class="fx-hidden">
@@ -83,7 +83,7 @@ def example_strip(examples: Sequence[Path]) -> gr.HTML:
     buttons = "".join(
         f'<button type="button" class="fx-example" data-example="examples/{quote(path.name)}">'
         f'<img src="examples/{quote(path.name)}" loading="lazy" alt="">'
-        f"<span>{escape(path.stem.replace('_', ' ').replace('-', ' '))}</span></button>"
+        f"<span>{escape(path.stem.replace('-', ', ', 1).capitalize())}</span></button>"
         for path in examples
     )
     return gr.HTML(

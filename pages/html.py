@@ -21,7 +21,7 @@ HEADINGS = {
 MEANINGS = {
     "Simple": "One break, two main pieces.",
     "Comminuted": "Broken into three or more pieces at one place.",
-    "No fracture": "The model finds no break. It can miss one.",
+    "No fracture": "No break found. The model can miss one.",
 }
 SLUGS = {"Simple": "simple", "Comminuted": "comminuted", "No fracture": "none"}
 # A shaft in as many pieces as the class says, so that colour is never the only sign.
@@ -111,6 +111,8 @@ def _bars(reading: Reading) -> str:
 def _sentences(reasons: Sequence[str]) -> str:
     if not reasons:
         return ""
+    if len(reasons) == 1:
+        return f'<p class="fx-reasons">{escape(reasons[0])}</p>'
     return '<ul class="fx-reasons">' + "".join(f"<li>{escape(r)}</li>" for r in reasons) + "</ul>"
 
 
@@ -119,7 +121,7 @@ def verdict_card(reading: Reading, other: Reading | None = None) -> str:
     slug = SLUGS.get(reading.label or "", "blank")
     lead = MEANINGS[reading.label] if reading.label and reading.status == "ok" else ""
     if reading.status == "refused" and reading.label is None:
-        lead = "This does not look like an X-ray of a limb that can be judged."
+        lead = "The model gives none for this film, and says why:"
     elif reading.status == "refused":
         lead = "You asked for a verdict although the film was refused. Do not trust it."
     kicker = " · ".join(escape(part) for part in (reading.name, reading.model) if part)
@@ -149,13 +151,17 @@ def _second_opinion(reading: Reading, other: Reading) -> str:
 
 def waiting_card() -> str:
     """Return the card shown before any film was dropped."""
+    classes = "".join(
+        f'<li class="fx-{SLUGS[name]}">{_icon(name, "ok")}<span><b>{name}</b><br>{meaning}</span>'
+        for name, meaning in MEANINGS.items()
+    )
     return (
         '<section class="fx-card fx-verdict fx-blank" data-status="empty">'
         '<p class="fx-kicker">Verdict</p>'
         '<h2 class="fx-head"><span>Waiting for a film</span></h2>'
-        '<p class="fx-lead">Drop an X-ray of a limb. The model says whether the bone is broken '
-        "into two pieces (<b>simple</b>), into three or more (<b>comminuted</b>) or not at all, "
-        "how sure it is, and which part of the film made it say so.</p></section>"
+        '<p class="fx-lead">The model reads an X-ray of a limb, gives each answer a probability '
+        "and shows which part of the film made it say so.</p>"
+        f'<ul class="fx-classes">{classes}</ul></section>'
     )
 
 
@@ -171,7 +177,7 @@ def _pane(reading: Reading, titled: bool) -> str:
         says = status_words(reading)
         if reading.label:
             says += f", {percent(reading.probabilities[reading.label])}"
-        title = f"<figcaption><b>{reading.model}</b> {escape(says)}</figcaption>"
+        title = f"<figcaption><b>{reading.model}</b><br>{escape(says)}</figcaption>"
         if not reading.heat:
             title += _sentences(reading.reasons)
     return (
@@ -181,14 +187,17 @@ def _pane(reading: Reading, titled: bool) -> str:
     )
 
 
-def meaning(reading: Reading) -> str:
+def meaning(readings: Sequence[Reading]) -> str:
     """Return the one sentence on what the picture says and what it cannot say."""
-    if not reading.heat:
+    targets = sorted({reading.target for reading in readings if reading.heat})
+    if not targets:
         return "The film as it was dropped. Without a verdict there is nothing to explain."
+    spoken = f"for <b>{escape(targets[0])}</b>"
+    if len(targets) > 1:
+        spoken = "for each model’s own verdict"
     return (
-        f"Warm colours show which parts of the film spoke most for "
-        f"<b>{escape(reading.target)}</b>; they show where the model looked, not where the bone "
-        f"is broken, and they cannot tell whether the model is right."
+        f"Warm colours show which parts of the film spoke most {spoken}; they show where the "
+        "model looked, not where the bone is broken, and they cannot tell whether it is right."
     )
 
 
@@ -202,11 +211,12 @@ def viewer(readings: Sequence[Reading]) -> str:
     shown = readings[0]
     tools = ""
     if any(reading.heat for reading in readings):
+        opacity = round(pictures.OPACITY * 100)
         tools = (
             '<div class="fx-tools"><label class="fx-opacity"><span>Heatmap</span>'
-            '<input type="range" min="0" max="100" value="70" step="1" '
+            f'<input type="range" min="0" max="100" value="{opacity}" step="1" '
             'aria-label="Opacity of the heatmap in per cent">'
-            "<output>70 %</output></label>"
+            f"<output>{opacity} %</output></label>"
             '<button type="button" class="fx-tool" data-do="full">Full screen</button></div>'
             f'<div class="fx-legend"><span>said little</span><img src="{pictures.legend_uri()}" '
             'alt="Colour scale from cold to warm"><span>said most</span>'
@@ -216,7 +226,7 @@ def viewer(readings: Sequence[Reading]) -> str:
     return (
         f'<section class="fx-view" aria-label="Film and heatmap">'
         f'<div class="fx-panes" data-count="{len(readings)}">{panes}</div>{tools}'
-        f'<p class="fx-meaning">{meaning(shown)}</p></section>'
+        f'<p class="fx-meaning">{meaning(readings)}</p></section>'
     )
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 FILM_SIDE = 1280
 HEAT_SIDE = 512
 THUMB_SIDE = 112
-COLORMAP = "inferno"
+COLORMAP = "plasma"
+OPACITY = 0.7  # of the heatmap at its hottest, until somebody moves the slider
 
 
 def shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
@@ -42,20 +43,11 @@ def film_uri(display: np.ndarray, longest: int = FILM_SIDE) -> str:
 
 
 @cache
-def _heat_palette() -> bytes:
-    """256 RGBA entries: the colormap's colours, clear where the map is cold.
+def _palette() -> bytes:
+    """256 RGBA entries, cold to hot, as `fracture.view` colours a map: clear where it is cold."""
+    from fracture.view import heat_layer  # late, as it brings matplotlib along
 
-    A layer that tints cold places too would hide the very film that is to be looked at; so the
-    opacity rises with the heat and is full from three quarters on.
-    """
-    from matplotlib import (
-        colormaps,
-    )  # late: costs a quarter second that the first page need not pay
-
-    heat = np.linspace(0.0, 1.0, 256)
-    rgba = colormaps[COLORMAP](0.25 + 0.72 * heat)
-    rgba[:, 3] = np.clip(heat / 0.75, 0.0, 1.0) ** 1.3
-    return (rgba * 255.0).round().astype(np.uint8).tobytes()
+    return heat_layer(np.linspace(0.0, 1.0, 256, dtype=np.float32)[None], COLORMAP).tobytes()
 
 
 def heat_uri(heatmap: np.ndarray) -> str:
@@ -64,16 +56,22 @@ def heat_uri(heatmap: np.ndarray) -> str:
     The PNG is indexed (one byte a pixel), so a smooth map stays small and quick to encode.
     """
     levels = (shrink(heatmap, HEAT_SIDE).clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
-    picture = Image.fromarray(levels).convert("L")
-    picture = Image.frombytes("P", picture.size, picture.tobytes())
-    picture.putpalette(_heat_palette(), "RGBA")
+    picture = Image.frombytes("P", levels.shape[::-1], levels.tobytes())
+    picture.putpalette(_palette(), "RGBA")
     return _data_uri(picture, "png", compress_level=3)
 
 
 @cache
 def legend_uri() -> str:
     """Return the colour scale, cold to hot, as a see-through PNG data URI one pixel high."""
-    return heat_uri(np.linspace(0.0, 1.0, 256, dtype=np.float32)[None, :])
+    return heat_uri(np.linspace(0.0, 1.0, 256, dtype=np.float32)[None])
+
+
+def under_heat(display: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """Return the film (uint8 (H, W, 3)) under its heatmap as the page first shows it."""
+    from fracture import overlay
+
+    return overlay(display, heatmap, OPACITY, COLORMAP)
 
 
 def warmest_place(heatmap: np.ndarray) -> str:

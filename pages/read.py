@@ -6,6 +6,7 @@ import csv
 import functools
 import logging
 import os
+import re
 import secrets
 import zipfile
 from collections.abc import Sequence
@@ -32,6 +33,12 @@ def _failure(name: str, model: str, sentence: str) -> html.Reading:
     return html.Reading(name, "error", None, {}, (sentence,), models.TITLES[model])
 
 
+def _plain(name: str) -> str:
+    """Shorten a file's own name to what a page can show: no folders, no control characters."""
+    name = "".join(c for c in re.split(r"[/\\\\]", name)[-1] if c.isprintable()).strip()
+    return name if len(name) <= 60 else f"{name[:40]}…{name[-16:]}"
+
+
 def _open(path: str, name: str) -> Any:
     from fracture import FilmError, read_film
 
@@ -56,26 +63,29 @@ def look(
     """
     from fracture import FilmError
 
-    path, name = film
+    path, name = film[0], _plain(film[1])
     shown = None
     try:
         shown = _open(path, name)
         classifier = models.classifier(model)
         wanted = None if target == VERDICT else target
         known = wanted is None or wanted in classifier.classes
+        drawn = method if method in classifier.methods else classifier.methods[0]
         prediction, heatmap = classifier.read(
-            shown, wanted if known else None, method, insist=insist
+            shown, wanted if known else None, drawn, insist=insist
         )
     except (FilmError, models.ModelMissing) as error:
-        return _failure(shown.name if shown else "", model, str(error)), shown, None
+        return _failure(name, model, str(error)), shown, None
     except Exception:
         log.exception("A reading failed")  # the trace holds code, never the picture or its name
         sentence = "Something went wrong while reading this film. The app is still running."
-        return _failure(shown.name if shown else "", model, sentence), shown, None
+        return _failure(name, model, sentence), shown, None
 
     reasons = prediction.reasons
     if not known:
         reasons += (f"{models.TITLES[model]} does not know the class “{wanted}”: no heatmap.",)
+    if drawn != method:
+        reasons += (f"This model draws no {models.METHODS[method]} map; see its own instead.",)
     if prediction.label is None or not known:
         heatmap = None
     height, width = shown.display.shape[:2]
@@ -93,7 +103,7 @@ def look(
         heat=pictures.heat_uri(heatmap) if mapped else "",
         target=wanted or prediction.label or "",
         place=pictures.warmest_place(heatmap) if mapped else "",
-        method=models.METHODS[method],
+        method=models.METHODS[drawn],
     )
     return reading, shown, heatmap
 
@@ -116,8 +126,6 @@ def _batch(
     films: Sequence[Film], model: str, method: str, folder: Path, progress: gr.Progress
 ) -> tuple[str, str, str]:
     """Read many films; return the table and the paths of the CSV and of the zip of overlays."""
-    from fracture import overlay
-
     folder.mkdir(parents=True)
     table, archive = folder / "readings.csv", folder / "overlays.zip"
     rows = []
@@ -127,7 +135,7 @@ def _batch(
             rows.append(reading)
             if heatmap is None:
                 continue
-            picture = overlay(
+            picture = pictures.under_heat(
                 pictures.shrink(shown.display, pictures.FILM_SIDE),
                 pictures.shrink(heatmap, pictures.FILM_SIDE),
             )
@@ -157,8 +165,6 @@ def read_file(
     file: str | None, model: str, method: str, target: str, insist: bool
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Read one film: verdict with every class's probability, and the film under its heatmap."""
-    from fracture import overlay
-
     if not file:
         reading, shown, heatmap = _failure("", model, "No file was sent."), None, None
     else:
@@ -176,7 +182,7 @@ def read_file(
         "method": method,
         "target": reading.target or None,
     }
-    return answer, None if heatmap is None else overlay(shown.display, heatmap)
+    return answer, None if heatmap is None else pictures.under_heat(shown.display, heatmap)
 
 
 def _endpoint() -> None:
@@ -206,6 +212,20 @@ def _endpoint() -> None:
             "For teaching, not for diagnosis.",
             **QUEUED,
         )
+
+
+# The browser half of the table: go to it when it arrives; a row's button shows that row's film.
+BATCH = """
+watch("value", () => {
+  if (props.value) element.scrollIntoView({ behavior: "smooth", block: "start" });
+});
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-open]");
+  if (!button) return;
+  trigger("select", { index: Number(button.dataset.open) });
+  document.querySelector("#read").scrollIntoView({ behavior: "smooth", block: "start" });
+});
+"""
 
 
 def build(examples: Sequence[Path]) -> gr.HTML:
@@ -243,10 +263,10 @@ def build(examples: Sequence[Path]) -> gr.HTML:
                     label="Heatmap method",
                     filterable=False,
                 )
-    batch = gr.HTML("", apply_default_css=False, elem_id="batch", js_on_load=OPEN_ROW)
+    batch = gr.HTML("", apply_default_css=False, elem_id="batch", js_on_load=BATCH)
     with gr.Row(visible=False, elem_id="take-away") as take_away:
-        table = gr.DownloadButton("Download the table (CSV)")
-        archive = gr.DownloadButton("Download the overlays (zip)")
+        table = gr.DownloadButton("Take the table (CSV)", size="md")
+        archive = gr.DownloadButton("Take the overlays (zip)", size="md")
     row = gr.Number(0, visible="hidden", precision=0)  # which film is shown; kept in the browser
     choices = [target, model, method, compare]
     shown = [view, verdict, insist]
@@ -304,17 +324,6 @@ def build(examples: Sequence[Path]) -> gr.HTML:
     batch.select(opened, [drop, *choices], [*shown, row], show_progress_on=view, **PRIVATE)
     _endpoint()
     return drop
-
-
-# A row's button tells the page which film to show.
-OPEN_ROW = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-open]");
-  if (!button) return;
-  trigger("select", { index: Number(button.dataset.open) });
-  document.querySelector("#read").scrollIntoView({ behavior: "smooth" });
-});
-"""
 
 
 def _within(index: Any, films: Sequence[Film]) -> int:
