@@ -352,7 +352,7 @@ def fit(
     seed: int,
     accelerator: Accelerator,
 ) -> nn.Module:
-    """Train `model`; return the moving average of its weights. State lives in `out`/<name>.state."""
+    """Train `model`; return its averaged weights. The run's state is `out`/<name>.state."""
     average = copy.deepcopy(model).eval().requires_grad_(False)
     trainable = [p for p in model.parameters() if p.requires_grad]
     decay = 0.0 if recipe.plain else 0.02  # AdamW without decay is Adam
@@ -397,7 +397,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             step += 1
             follow(average, accelerator.unwrap_model(model), 0 if recipe.plain else step)
-            loss_sum += float(loss) * len(correct)
+            loss_sum += float(loss.detach()) * len(correct)
             right, seen = right + int(correct.sum()), seen + len(correct)
             bar.set_postfix(loss=f"{loss_sum / seen:.3f}")
         row = {"epoch": epoch, "loss": loss_sum / seen, "accuracy": right / seen}
@@ -522,8 +522,10 @@ def freeze_stem(backbone: nn.Module, stages: int = 2) -> None:
         part.requires_grad_(False)
 
 
-def train_looktwice(args: argparse.Namespace, train: list, held_out: list, fit_: Callable) -> dict:
-    """The shipped model: its two networks know nothing of each other until they are put together."""
+def train_looktwice(
+    args: argparse.Namespace, train: list, held_out: list, fit_: Callable
+) -> nn.Module:
+    """The shipped model: two networks, trained apart and put together."""
     model = LookTwice(plan_from(args.plan))
     load_imagenet_lite0(model.locator.backbone)
     load_imagenet_lite0(model.reader.backbone)
@@ -627,11 +629,12 @@ def split(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
     records = [r for r in read_labels(args.data) if r.label != "not_limb_radiograph"]
     if args.boxes.exists():
         records = with_boxes(records, read_boxes(args.boxes))
-    folds = group_folds(records)
     if args.train_source:
         held = [record.source != args.train_source for record in records]
+    elif args.fold is None:
+        held = [False] * len(records)
     else:
-        held = [fold == args.fold for fold in folds]
+        held = [fold == args.fold for fold in group_folds(records)]
     wanted = usable if args.preset == "looktwice" else two_classes
     train = [r for r, out in zip(records, held, strict=True) if not out and wanted(r)]
     held_out = [r for r, out in zip(records, held, strict=True) if out and wanted(r)]

@@ -44,7 +44,7 @@ def chance(p: float, generator: torch.Generator) -> bool:
 def look(
     centre: tuple[float, float], shrink: float, degrees: float = 0.0, mirror: bool = False
 ) -> Look:
-    """A view at `shrink` film pixels per view pixel, turned by `degrees`, mirrored left to right."""
+    """A view at `shrink` film pixels a view pixel, turned by `degrees`, mirrored left to right."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = torch.tensor([[c, -s], [s, c]]) * shrink
     if mirror:
@@ -62,7 +62,7 @@ def film_points(view: Look, size: tuple[int, int], stride: int = 1) -> Tensor:
 
 
 def pyramid(pixels: Tensor) -> list[Tensor]:
-    """The film (H, W) and its halvings down to about 200 pixels, so that shrinking never aliases."""
+    """The film (H, W) and its halvings to about 200 pixels, so that shrinking never aliases."""
     levels = [pixels]
     while min(levels[-1].shape) >= 400:
         levels.append(F.avg_pool2d(levels[-1][None].float(), 2)[0].to(pixels.dtype))

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fracture.checkpoint import save_checkpoint
+from fracture.classifier import Classifier
+from fracture.film import Box, letterbox
+from fracture.labels import CLASSES
+from fracture.looktwice import LOCATOR_SIZE, LookTwice, Plan, patch_boxes
+
+
+@pytest.fixture(scope="module")
+def model() -> LookTwice:
+    torch.manual_seed(0)
+    return LookTwice().eval().requires_grad_(False)
+
+
+def film(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).random((height, width), dtype=np.float32)
+
+
+@pytest.mark.parametrize("shape", [(454, 373), (373, 454), (640, 640), (90, 400), (1600, 300)])
+def test_two_looks_at_films_of_any_shape(model: LookTwice, shape: tuple[int, int]) -> None:
+    sight = model.look(film(*shape))
+    tall = shape[0] >= shape[1]
+    assert sight.place.shape == ((56, 48) if tall else (48, 56))
+    assert len(sight.spots) == len(sight.readings) == len(model.plan.sides)
+    assert np.exp(sight.logits).sum() == pytest.approx(1, abs=1e-6)
+    for target in range(len(CLASSES)):
+        heat = sight.class_map(target, "gradcam")
+        assert heat.shape == shape
+        assert heat.dtype == np.float32
+        assert 0 <= heat.min() and heat.max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(454, 373), (300, 500)])
+def test_patches_lie_around_the_peak_in_film_pixels(shape: tuple[int, int]) -> None:
+    tall = shape[0] >= shape[1]
+    _, where = letterbox(film(*shape), LOCATOR_SIZE if tall else LOCATOR_SIZE[::-1])
+    place = np.zeros((56, 48) if tall else (48, 56), dtype=np.float32)
+    place[20, 30] = 0.9
+    place[30, 12] = 0.5
+    boxes = patch_boxes(place, where, places=2, sides=(0.25, 0.5))
+    assert len(boxes) == 4
+    longest = max(shape)
+    for box, side, cell in zip(
+        boxes, (0.25, 0.5, 0.25, 0.5), ((20, 30), (20, 30), (30, 12), (30, 12)), strict=True
+    ):
+        assert box.width == box.height == pytest.approx(side * longest)
+        middle = where.to_input(Box(box.left + box.width / 2, box.top + box.height / 2, 0, 0))
+        assert middle.left == pytest.approx((cell[1] + 0.5) * 8, abs=0.01)
+        assert middle.top == pytest.approx((cell[0] + 0.5) * 8, abs=0.01)
+
+
+def test_a_weak_second_peak_and_the_padding_are_not_read() -> None:
+    _, where = letterbox(film(400, 100), LOCATOR_SIZE)
+    place = np.zeros((56, 48), dtype=np.float32)
+    place[10, 24] = 0.9
+    place[40, 24] = 0.2
+    place[5, 1] = 1.0  # beside the film
+    boxes = patch_boxes(place, where, places=3, sides=(0.25,))
+    assert len(boxes) == 1
+    assert 0 < boxes[0].left + boxes[0].width / 2 < 100
+
+
+def test_the_map_needs_both_the_place_and_the_reading(model: LookTwice) -> None:
+    sight = model.look(film(448, 384))
+    place = np.zeros_like(sight.place)
+    row, column = np.unravel_index(sight.place.argmax(), sight.place.shape)
+    place[row, column] = 1.0
+    object.__setattr__(sight, "place", place)
+    heat = sight.class_map(0, "gradcam")
+    peak = np.unravel_index(heat.argmax(), heat.shape)
+    assert abs(peak[0] - (row + 0.5) * 8) <= 8 and abs(peak[1] - (column + 0.5) * 8) <= 8
+    assert heat[heat > 0].size < 0.02 * heat.size
+
+
+def test_plan_weighs_the_opinions(model: LookTwice) -> None:
+    sight = model.look(film(454, 373))
+    yes = LookTwice(Plan(fractured=(0, 0, 0, 5.0), comminuted=(0, 0, 3.0)))
+    object.__setattr__(sight, "model", yes)
+    shares = np.exp(sight.logits)
+    assert shares[2] == pytest.approx(1 / (1 + np.exp(5)), abs=1e-6)
+    assert shares[0] / (shares[0] + shares[1]) == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-6)
+
+
+def test_checkpoint_round_trip_keeps_the_answer(model: LookTwice, tmp_path) -> None:
+    plan = Plan(places=2, sides=(0.2, 0.4), fractured=(0.3, 0.2, 0.1, -0.4))
+    metadata = {
+        "architecture": "looktwice",
+        "classes": list(CLASSES),
+        "input": model.input.to_metadata(),
+        "plan": plan.to_metadata(),
+    }
+    path = tmp_path / "looktwice.safetensors"
+    save_checkpoint(path, model, metadata, half=True)
+    assert path.stat().st_size < 40e6
+    classifier = Classifier.load(path)
+    pixels = (film(300, 260) * 255).astype(np.uint8)
+    prediction, heat = classifier.read(pixels)
+    assert set(prediction.probabilities) == set(CLASSES)
+    assert heat.shape == (300, 260)
+    assert classifier._network.plan == plan
+    again = Classifier.load(path).predict(pixels)
+    assert again == prediction
+
+
+@pytest.mark.parametrize("method", ["gradcam++", "hirescam", "eigencam", "layercam"])
+def test_the_librarys_methods_give_film_sized_maps(model: LookTwice, method: str) -> None:
+    heat = model.look(film(200, 160)).class_map(0, method)
+    assert heat.shape == (200, 160)
+    assert 0 <= heat.min() and heat.max() <= 1
