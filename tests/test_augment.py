@@ -43,5 +43,5 @@ def test_noise_stays_in_range_and_follows_its_generator() -> None:
         again = augment.film_noise(view.clone(), torch.Generator().manual_seed(seed))
         assert torch.equal(once, again)
         assert once.shape == view.shape
-        assert 0 <= float(once.min()) and float(once.max()) <= 1
+        assert float(once.min()) >= 0 and float(once.max()) <= 1
         assert not torch.equal(once, view)

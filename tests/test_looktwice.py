@@ -32,7 +32,7 @@ def test_two_looks_at_films_of_any_shape(model: LookTwice, shape: tuple[int, int
         heat = sight.class_map(target, "gradcam")
         assert heat.shape == shape
         assert heat.dtype == np.float32
-        assert 0 <= heat.min() and heat.max() <= 1
+        assert heat.min() >= 0 and heat.max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(454, 373), (300, 500)])
@@ -111,4 +111,4 @@ def test_checkpoint_round_trip_keeps_the_answer(model: LookTwice, tmp_path) -> N
 def test_the_librarys_methods_give_film_sized_maps(model: LookTwice, method: str) -> None:
     heat = model.look(film(200, 160)).class_map(0, method)
     assert heat.shape == (200, 160)
-    assert 0 <= heat.min() and heat.max() <= 1
+    assert heat.min() >= 0 and heat.max() <= 1
