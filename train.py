@@ -35,6 +35,8 @@ from tqdm import tqdm
 from fracture import augment
 from fracture.checkpoint import save_checkpoint
 from fracture.film import read_film
+from fracture.foreign import KINDS, draw_foreign
+from fracture.gate import fit_gate
 from fracture.geometry import Box, cut, letterbox
 from fracture.labels import (
     CLASSES,
@@ -545,7 +547,47 @@ def train_looktwice(
             ReaderViews(readable, args.seed),
             lambda m: validate_reader(m, held_out),
         )
+    if args.stage == "both":
+        train_gate(model, train, args)
     return model
+
+
+def train_gate(model: LookTwice, train: Sequence[TrainFilm], args: argparse.Namespace) -> None:
+    """Which pictures to refuse: the labels' foreign ones, turned and cropped, and drawn ones."""
+    model.eval().requires_grad_(False)
+    _, foreign = split_foreign(args)
+    films = [load_film(record) for record in foreign]
+    rng = np.random.default_rng(args.seed)
+    pictures = [film.levels[0].numpy() for film in films]
+    pictures += [
+        np.ascontiguousarray(np.rot90(part(film.levels[0].numpy(), rng), rng.integers(4)))
+        for film in films
+        for _ in range(3)
+    ]
+    pictures += [draw_foreign(kind, rng) for kind in KINDS for _ in range(12)]
+    limbs = [film.levels[0].numpy() for film in train]
+    fit_gate(model.gate, pooled(model, limbs), pooled(model, pictures), refused=0.01)
+
+
+def part(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random two thirds to nine tenths of each side."""
+    tall, wide = (int(side * rng.uniform(0.65, 0.9)) for side in picture.shape[:2])
+    top, left = (
+        int(rng.integers(a - b + 1)) for a, b in zip(picture.shape, (tall, wide), strict=False)
+    )
+    return picture[top : top + tall, left : left + wide]
+
+
+@torch.inference_mode()
+def pooled(model: LookTwice, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """The locator's pooled features of pictures, float32 (n, 384)."""
+    found = []
+    for picture_ in tqdm(pictures, "pooled features", leave=False, mininterval=5):
+        pixels = read_film(picture_).pixels
+        size = LOCATOR_SIZE if pixels.shape[0] >= pixels.shape[1] else LOCATOR_SIZE[::-1]
+        whole = LITE0_INPUT.scale(torch.from_numpy(letterbox(pixels, size)[0])[None])
+        found.append(model.locator.look(whole)[2][0].numpy())
+    return np.stack(found)
 
 
 def train_single(
@@ -644,6 +686,18 @@ def split(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
     check_trainable(train)
     check_split(train, held_out)
     return train, held_out
+
+
+def split_foreign(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
+    """The labels' pictures that are no limb radiographs: held out, to train on."""
+    records = [r for r in read_labels(args.data) if r.label == "not_limb_radiograph"]
+    if args.fold is None:
+        return [], records
+    held = [fold == args.fold for fold in group_folds(records)]
+    return (
+        [r for r, out in zip(records, held, strict=True) if out],
+        [r for r, out in zip(records, held, strict=True) if not out],
+    )
 
 
 def two_classes(record: Record) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from fracture import cam
 from fracture.film import Film
+from fracture.gate import COLOURFUL, IN_COLOUR, NOT_A_LIMB, colourfulness
 from fracture.geometry import Box, Geometry, cut, letterbox
 from fracture.labels import CLASSES
 from fracture.models import LITE0, LITE0_INPUT, InputSpec, TransferClassifier
@@ -224,10 +225,22 @@ class LookTwice(nn.Module):
         self.plan = plan or Plan()
         self.locator = Locator()
         self.reader = TransferClassifier(LITE0, CLASSES)
+        self.gate = nn.Linear(self.locator.head.in_features, 1)  # above 0: no limb
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -1.0)  # until `fracture.gate.fit_gate`, let all pass
 
     def analyse(self, film: Film) -> Sight:
         """See `fracture.classifier.Network`."""
-        return self.look(film.pixels)
+        sight = self.look(film.pixels)
+        if colourfulness(film.display) > COLOURFUL:
+            return replace(sight, problems=(IN_COLOUR,))
+        if self.foreignness(sight.pooled) > 0:
+            return replace(sight, problems=(NOT_A_LIMB,))
+        return sight
+
+    def foreignness(self, pooled: np.ndarray) -> float:
+        """Log-odds that a film with these pooled features (384,) is no limb radiograph."""
+        return float(pooled @ self.gate.weight[0].numpy() + self.gate.bias[0].numpy())
 
     @torch.inference_mode()
     def look(self, pixels: np.ndarray) -> Sight:
