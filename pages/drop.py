@@ -15,10 +15,11 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from pages.reading import Upload
+
 HERE = Path(__file__).parent
 MAX_MEGABYTES = 25
 MAX_FILMS = 100
-Film = tuple[str, str]  # path on this server, the file's own name
 FORMATS = "PNG, JPEG, WebP, TIFF, BMP, HEIC or DICOM"
 
 MARKUP = f"""
@@ -96,7 +97,7 @@ def example_strip(examples: Sequence[Path]) -> gr.HTML:
     )
 
 
-def received(value: Any, uploads: str) -> list[Film]:
+def received(value: Any, uploads: str) -> list[Upload]:
     """Return the films in the drop zone's `value`, which a browser sent and may have made up.
 
     Only files inside the upload folder `uploads` count: whoever asks for another path gets nothing.
@@ -107,7 +108,8 @@ def received(value: Any, uploads: str) -> list[Film]:
         path = item.get("path") if isinstance(item, dict) else None
         if isinstance(path, str) and Path(path).resolve().is_relative_to(folder):
             name = item.get("orig_name")
-            films.append((path, name if isinstance(name, str) and name else Path(path).name))
+            name = name if isinstance(name, str) and name else Path(path).name
+            films.append(Upload(path, name))
     return films
 
 

@@ -222,11 +222,13 @@ def viewer(readings: Sequence[Reading]) -> str:
             'alt="Colour scale from cold to warm"><span>said most</span>'
             f'<span class="fx-method">{escape(shown.method)}</span></div>'
         )
-    panes = "".join(_pane(reading, len(readings) > 1) for reading in readings)
+    panes = "".join(_pane(reading, len(readings) > 1) for reading in readings if reading.film)
     return (
         f'<section class="fx-view" aria-label="Film and heatmap">'
         f'<div class="fx-panes" data-count="{len(readings)}">{panes}</div>{tools}'
-        f'<p class="fx-meaning">{meaning(readings)}</p></section>'
+        f'<p class="fx-meaning">{meaning(readings)}</p>'
+        # the page's own notice is out of sight while the viewer fills the screen
+        f'<p class="fx-notice fx-full-only">{NOTICE}</p></section>'
     )
 
 

@@ -1,9 +1,20 @@
 // Browser half of the film viewer: fades the heatmap and goes full screen, all without the server.
+let heat = null; // per cent that somebody chose; outlives the picture it was chosen on
+
+function fade() {
+  const slider = element.querySelector(".fx-opacity input");
+  if (!slider) return;
+  if (heat !== null) slider.value = heat;
+  element.style.setProperty("--heat", slider.value / 100);
+  element.querySelector(".fx-opacity output").textContent = `${slider.value} %`;
+}
+
 element.addEventListener("input", (event) => {
   if (!event.target.matches(".fx-opacity input")) return;
-  element.style.setProperty("--heat", event.target.value / 100);
-  element.querySelector(".fx-opacity output").textContent = `${event.target.value} %`;
+  heat = event.target.value;
+  fade();
 });
+watch("value", fade);
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do=full]");
