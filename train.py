@@ -21,7 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,14 @@ from fracture.labels import (
     read_labels,
     with_boxes,
 )
-from fracture.looktwice import LOCATOR_SIZE, READER_SIZE, STRIDE, LookTwice, plan_from
+from fracture.looktwice import (
+    LOCATOR_SIZE,
+    READER_SIZE,
+    STRIDE,
+    LookTwice,
+    patch_boxes,
+    plan_from,
+)
 from fracture.models import LITE0_INPUT, InputSpec, build_model, load_imagenet_lite0
 
 # ----------------------------------------------------------------------------- what is known
@@ -83,6 +90,8 @@ class TrainFilm:
     record: Record
     levels: list[Tensor]
     boxes: Tensor
+    suspects: list[tuple[float, float]] = field(default_factory=list)
+    """Where the trained locator looks although there is no fracture (x, y): hard negatives."""
 
 
 def load_film(record: Record, longest: int = 1024) -> TrainFilm:
@@ -203,7 +212,7 @@ class ReaderViews(Views):
             centre = [float(c) + augment.uniform(-0.6, 0.6, generator) * room for c in centre]
         else:
             side = longest * augment.log_uniform(0.12, 0.6, generator)
-            centre = self.bright_place(film, generator)
+            centre = self.fracture_free_place(film, side, generator)
             for _ in range(20):
                 near = torch.tensor([[centre[0] - side / 2, centre[1] - side / 2]]).repeat(
                     len(film.boxes), 1
@@ -212,7 +221,8 @@ class ReaderViews(Views):
                 if apart.any(dim=1).all():
                     told = READ_AS["No fracture", True]
                     break
-                side, centre = 0.9 * side, self.bright_place(film, generator)
+                side *= 0.9
+                centre = self.fracture_free_place(film, side, generator)
         look = augment.look(
             tuple(centre),
             side / READER_SIZE[0],
@@ -221,6 +231,15 @@ class ReaderViews(Views):
         )
         view = augment.film_noise(augment.take(film.levels, look, READER_SIZE), generator)
         return LITE0_INPUT.scale(view[0]), torch.tensor(told)
+
+    def fracture_free_place(
+        self, film: TrainFilm, side: float, generator: torch.Generator
+    ) -> list[float]:
+        """Mostly where the locator would send the reader in vain, else anywhere on the limb."""
+        if not film.suspects or augment.chance(0.35, generator):
+            return self.bright_place(film, generator)
+        at = film.suspects[int(torch.randint(len(film.suspects), (), generator=generator))]
+        return [c + augment.uniform(-0.2, 0.2, generator) * side for c in at]
 
     @staticmethod
     def bright_place(film: TrainFilm, generator: torch.Generator) -> list[float]:
@@ -527,29 +546,38 @@ def freeze_stem(backbone: nn.Module, stages: int = 2) -> None:
 def train_looktwice(
     args: argparse.Namespace, train: list, held_out: list, fit_: Callable
 ) -> nn.Module:
-    """The shipped model: two networks, trained apart and put together."""
+    """The shipped model: the locator, then the reader, who also learns from its mistakes."""
     model = LookTwice(plan_from(args.plan))
     load_imagenet_lite0(model.locator.backbone)
     load_imagenet_lite0(model.reader.backbone)
     for network in (model.locator, model.reader):
         freeze_stem(network.backbone)
         network.to(memory_format=torch.channels_last)
-    if args.stage in ("both", "locator"):
-        recipe = Recipe("locator", args.epochs or 6, args.batch or 8, 1e-3, locator_loss)
-        views = LocatorViews(train, args.seed)
-        model.locator = fit_(model.locator, recipe, views, lambda m: validate_locator(m, held_out))
-    if args.stage in ("both", "reader"):
-        recipe = Recipe("reader", args.epochs or 10, args.batch or 16, 1e-3, reader_loss)
-        readable = [f for f in train if len(f.boxes) or f.record.label == "No fracture"]
-        model.reader = fit_(
-            model.reader,
-            recipe,
-            ReaderViews(readable, args.seed),
-            lambda m: validate_reader(m, held_out),
-        )
-    if args.stage == "both":
-        train_gate(model, train, args)
+    recipe = Recipe("locator", args.epochs or 9, args.batch or 8, 1e-3, locator_loss)
+    views = LocatorViews(train, args.seed)
+    model.locator = fit_(model.locator, recipe, views, lambda m: validate_locator(m, held_out))
+
+    recipe = Recipe("reader", args.epochs or 12, args.batch or 16, 1e-3, reader_loss)
+    readable = [f for f in train if len(f.boxes) or f.record.label == "No fracture"]
+    for film in tqdm(readable, "suspicious places", leave=False, mininterval=5):
+        film.suspects = suspects(model, film)
+    views = ReaderViews(readable, args.seed)
+    model.reader = fit_(model.reader, recipe, views, lambda m: validate_reader(m, held_out))
+
+    train_gate(model, train, args)
     return model
+
+
+def suspects(model: LookTwice, film: TrainFilm) -> list[tuple[float, float]]:
+    """Places (x, y) in film pixels where the locator's map peaks outside every box."""
+    model.locator.eval()
+    place, where, _, _ = model.find(film.levels[0].float().div(255).numpy())
+    found = []
+    for box in patch_boxes(place, where, places=4, sides=(0.0,)):
+        centre = (box.left + box.width / 2, box.top + box.height / 2)
+        if not augment.inside(torch.tensor(centre), film.boxes).any():
+            found.append(centre)
+    return found
 
 
 def train_gate(model: LookTwice, train: Sequence[TrainFilm], args: argparse.Namespace) -> None:
@@ -583,10 +611,7 @@ def pooled(model: LookTwice, pictures: Sequence[np.ndarray]) -> np.ndarray:
     """The locator's pooled features of pictures, float32 (n, 384)."""
     found = []
     for picture_ in tqdm(pictures, "pooled features", leave=False, mininterval=5):
-        pixels = read_film(picture_).pixels
-        size = LOCATOR_SIZE if pixels.shape[0] >= pixels.shape[1] else LOCATOR_SIZE[::-1]
-        whole = LITE0_INPUT.scale(torch.from_numpy(letterbox(pixels, size)[0])[None])
-        found.append(model.locator.look(whole)[2][0].numpy())
+        found.append(model.find(read_film(picture_).pixels)[3])
     return np.stack(found)
 
 
@@ -647,7 +672,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--fold", type=int, help="hold this fifth of the groups out (0 to 4)")
     parser.add_argument("--train-source", help="train on this source alone, hold the others out")
-    parser.add_argument("--stage", default="both", choices=["both", "locator", "reader"])
     parser.add_argument("--epochs", type=int, help="default: the preset's")
     parser.add_argument("--batch", type=int, help="default: the preset's")
     parser.add_argument("--limit", type=int, help="use this many films only, to try things out")
@@ -736,7 +760,7 @@ def main() -> None:
         raise SystemExit(
             f"stopped; the last whole epoch is in {run}, go on with --resume"
         ) from None
-    if args.stage != "both" or not accelerator.is_main_process:
+    if not accelerator.is_main_process:
         return
     name = model.architecture
     path = (
