@@ -278,7 +278,10 @@ def _network(file: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -
     if metadata["architecture"] == "looktwice":
         from fracture.looktwice import LookTwice, Plan
 
-        model = LookTwice(Plan.from_metadata(metadata.get("plan", {})))
+        try:
+            model = LookTwice(Plan.from_metadata(metadata.get("plan", {})))
+        except (TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file}: its metadata must have a 'plan': {error}") from error
         fill(model, weights, file)
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     try:
