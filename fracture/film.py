@@ -1,26 +1,33 @@
 """Reads a film, whatever it comes in: a file, its bytes, a picture or an array.
 
-`pixels` is what the models see: one grey channel, bone bright, stretched so that the darkest half
-per cent of the film is 0 and the brightest tenth of a per cent is 1 (a single hot pixel or a lead
-marker must not squeeze the anatomy into a few grey levels). `display` is the picture as the user
-knows it.
+`Film.pixels` is what the models see, made the same way from every source: one grey channel, bone
+bright, stretched so that the darkest half per cent of the film becomes 0 and the brightest tenth of
+a per cent 1 (a hot pixel or a lead marker must not squeeze the anatomy into a few grey levels);
+light around the film is set to 0 and has no part in the stretch. `Film.display` is the picture as
+the user knows it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
+import unicodedata
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 from PIL import Image
 
-from .formats import FilmError, Limits, Raster, decode, from_array, from_picture
-from .geometry import Box, Geometry, cut, letterbox
+from fracture.exposure import SIDE, light_border, problems_of
+from fracture.formats import FilmError, Limits, Raster, decode, from_array, from_picture
+from fracture.geometry import Box, Geometry, cut, letterbox
+from fracture.negatives import is_negative
 
 __all__ = ["Box", "Film", "FilmError", "Geometry", "Limits", "cut", "letterbox", "read_film"]
 
 DARKEST, BRIGHTEST = 0.5, 99.9  # percentiles that become 0 and 1
+COLOURED = 16  # mean difference between the channels, of 255, from which on a film has a colour
 DEFAULT_LIMITS = Limits()
 
 
@@ -50,20 +57,16 @@ def read_film(
 ) -> Film:
     """Read a film from a path, the bytes of a file, a PIL picture or an array.
 
-    name: shown instead of the file's own name. Raises FilmError, and nothing else, for anything
-    that is not a readable picture within the limits; its message is a sentence for a person.
+    name: shown instead of the file's own name. A film that can be read but not be judged (too
+    small, almost blank, ...) has `problems`. Raises FilmError, and nothing else, for what is no
+    readable picture within the limits; its message is a sentence for a person.
     """
     if name is None:
-        name = os.path.basename(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""
-    raster = _raster(source, limits)
-    values, colour = raster.values, raster.values.ndim == 3
-    grey = _grey(values) if colour else values
-    pixels = _stretch(grey)
-    if values.dtype == np.uint8:
-        display = values if colour else np.repeat(values[..., None], 3, axis=2)
-    else:
-        display = np.repeat((pixels * 255 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
-    return Film(pixels, display, name, (), ())
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+    try:
+        return _film(_raster(source, limits), _short(name))
+    except MemoryError:
+        raise FilmError("The picture needs more memory than there is.") from None
 
 
 def _raster(source: object, limits: Limits) -> Raster:
@@ -74,36 +77,151 @@ def _raster(source: object, limits: Limits) -> Raster:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode(bytes(source), limits)
     if isinstance(source, (str, os.PathLike)):
-        return decode(_read_bytes(source, limits), limits)
+        return decode(_contents(source, limits), limits)
     raise FilmError("A film is a file, its bytes, a picture or an array of pixels.")
 
 
-def _read_bytes(path: str | os.PathLike, limits: Limits) -> bytes:
+def _contents(path: str | os.PathLike, limits: Limits) -> bytes:
+    """The bytes of a file, at most one more than the limit."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a device or a pipe may never end
             raise FilmError("This is not a file.")
         with open(path, "rb") as file:
             return file.read(limits.max_bytes + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FilmError):
-            raise
+    except FilmError:
+        raise
+    except FileNotFoundError:
+        raise FilmError("There is no such file.") from None
+    except (OSError, ValueError):
         raise FilmError("The file cannot be opened.") from None
 
 
-def _grey(colours: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) to uint8 (H, W)."""
-    return np.asarray(Image.fromarray(colours).convert("L"))
+def _film(raster: Raster, name: str) -> Film:
+    values, notes = raster.values, list(raster.notes)
+    if values.ndim == 3:
+        display = values
+        values, coloured = _grey(values)
+        if coloured:
+            notes.append("The picture is coloured; only its brightness was read.")
+    elif values.dtype == np.uint8:
+        display = np.asarray(Image.fromarray(values).convert("RGB"))
+    else:
+        values = values.astype(np.float32)  # a copy, so that the steps below may write into it
+        display = None
+    levels = _Levels(values)
+    border = light_border(levels.small)
+    negative = is_negative(levels.small, ~border)
+    low, high = levels.range(border)
+    problems = problems_of(
+        levels.sample,
+        levels.inside(border),
+        low,
+        high,
+        values.shape,
+        negative=negative,
+        eight_bit=raster.values.dtype == np.uint8,
+    )
+    pixels = _stretched(values, low, high)
+    if display is None:
+        display = np.asarray(Image.fromarray(_to_bytes(pixels)).convert("RGB"))
+    if negative:
+        np.subtract(1, pixels, out=pixels)
+        notes.append("The film was a negative (bone dark); it was inverted.")
+    if border.any():
+        _blacken(pixels, border)
+        if not negative:  # there it is the air around the limb
+            notes.append("The light border around the film was left out.")
+    return Film(pixels, display, name, tuple(notes), problems)
 
 
-def _stretch(grey: np.ndarray) -> np.ndarray:
-    """Any (H, W) numbers to float32 in [0, 1] by percentiles; not-a-number becomes 0."""
-    sample = grey[:: max(1, grey.shape[0] // 512), :: max(1, grey.shape[1] // 512)]
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        raise FilmError("The picture holds no numbers that can be shown.")
-    low, high = np.percentile(sample, (DARKEST, BRIGHTEST))
-    pixels = grey.astype(np.float32)
-    pixels -= np.float32(low)
-    pixels *= np.float32(1 / max(high - low, 1e-6))
-    np.nan_to_num(pixels, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
-    return np.clip(pixels, 0, 1, out=pixels)
+class _Levels:
+    """Grey levels of a film, taken from an even sample of its pixels.
+
+    sample: values of about 512 x 512 pixels; small: float32 (SIDE, SIDE) in [0, 1], the whole film.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._rows = _spread(values.shape[0], 512)
+        self._columns = _spread(values.shape[1], 512)
+        self.sample = values[np.ix_(self._rows, self._columns)]
+        self._shape = values.shape
+        low, high = self.range(np.zeros((SIDE, SIDE), dtype=bool))
+        step = max(1, min(values.shape) // 1024)
+        copy = values[::step, ::step]
+        if copy.dtype != np.uint8:
+            copy = np.nan_to_num(copy, nan=low, posinf=high, neginf=low)
+        small = Image.fromarray(copy).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+        self.small = _stretched(np.array(small), low, high)
+
+    def inside(self, border: np.ndarray) -> np.ndarray:
+        """Which pixels of the sample belong to the film: finite, and not of its border."""
+        rows = self._rows * SIDE // self._shape[0]
+        columns = self._columns * SIDE // self._shape[1]
+        return np.isfinite(self.sample) & ~border[np.ix_(rows, columns)]
+
+    def range(self, border: np.ndarray) -> tuple[float, float]:
+        """The levels that become 0 and 1."""
+        values = self.sample[self.inside(border)]
+        if not values.size:
+            values = self.sample[np.isfinite(self.sample)]
+        if not values.size:
+            raise FilmError("The picture holds no numbers that can be shown.")
+        low, high = np.percentile(values, (DARKEST, BRIGHTEST))
+        return float(low), float(high)
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most `most` indices, evenly spread over 0..count-1."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32 in [0, 1]; float32 values are overwritten. What is not a number becomes 0."""
+    scale = np.float32(1 / max(high - low, 1e-30))
+    if values.dtype == np.uint8:
+        levels = (np.arange(256, dtype=np.float32) - np.float32(low)) * scale
+        return np.take(np.clip(levels, 0, 1), values)
+    with np.errstate(all="ignore"):
+        np.subtract(values, np.float32(low), out=values)
+        np.multiply(values, scale, out=values)
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
+    return np.clip(values, 0, 1, out=values)
+
+
+def _to_bytes(pixels: np.ndarray) -> np.ndarray:
+    return (pixels * 255 + 0.5).astype(np.uint8)
+
+
+def _grey(colours: np.ndarray) -> tuple[np.ndarray, bool]:
+    """uint8 (H, W, 3) to grey (H, W), and whether the picture is coloured.
+
+    A film photographed on a light box is blue or green: one channel is saturated or empty while
+    another holds the picture. Channels count by how much of their range they use.
+    """
+    sample = colours[np.ix_(_spread(colours.shape[0], 512), _spread(colours.shape[1], 512))]
+    differences = np.ptp(sample.astype(np.int16), axis=2)
+    if not differences.any():
+        return np.ascontiguousarray(colours[..., 1]), False
+    ranges = np.ptp(np.percentile(sample.reshape(-1, 3), (1, 99), axis=0), axis=0)
+    weights = ((ranges + 1e-3) / (ranges + 1e-3).sum()).astype(np.float32)
+    grey = np.empty(colours.shape[:2], dtype=np.float32)
+    step = max(1, 1_000_000 // colours.shape[1])
+    for top in range(0, len(grey), step):  # in bands: a float copy of all channels is large
+        grey[top : top + step] = colours[top : top + step] @ weights
+    return grey, float(differences.mean()) > COLOURED
+
+
+def _blacken(pixels: np.ndarray, border: np.ndarray) -> None:
+    mask = Image.fromarray(border).resize((pixels.shape[1], pixels.shape[0]))
+    pixels[np.asarray(mask)] = 0
+
+
+def _short(name: str) -> str:
+    """A file name that is safe to show: its last part, letters, digits and a few signs, short."""
+    name = unicodedata.normalize("NFKC", PurePath(name.replace("\\", "/")).name)
+    name = re.sub(r"[^\w .,()+-]+", "_", name)
+    name = re.sub(r"_{2,}", "_", name).strip(" .+-_")
+    if len(name) > 80:
+        stem, suffix = os.path.splitext(name)
+        name = f"{stem[:60]}…{stem[-8:]}{suffix}" if len(suffix) < 10 else f"{name[:70]}…"
+    return name

@@ -127,9 +127,7 @@ def letterbox(pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Ge
     return canvas, Geometry((height, width), (size[0], size[1]), box)
 
 
-def cut(
-    film_pixels: np.ndarray, box: Box, size: tuple[int, int]
-) -> tuple[np.ndarray, Geometry]:
+def cut(film_pixels: np.ndarray, box: Box, size: tuple[int, int]) -> tuple[np.ndarray, Geometry]:
     """Cut a region out of a film and scale it to a model input; zeros where there is no film.
 
     film_pixels: float32 (H, W) in [0, 1]; box: the region, in film pixels; size: (h, w). The box is

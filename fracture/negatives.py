@@ -1,0 +1,105 @@
+"""Tells a negative film (bone dark) from an ordinary one (bone bright).
+
+On a radiograph the air beside the limb is black and smooth, bone is bright and full of texture,
+and the limb lies in the middle. Each of these is put into a number that changes its sign when the
+film is turned around; a logistic regression on the real films weighs them. `python -m
+fracture.negatives FOLDER` fits the weights anew and prints how often they are wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["features", "is_negative"]
+
+SIDE = 96  # pixels; textures are measured at this size
+NAMES = (
+    "middle brighter than left and right",
+    "middle brighter than top and bottom",
+    "more black than white",
+    "more dark than light",
+    "rim black",
+    "skewness",
+    "darker than half",
+    "thin things bright, fine",
+    "thin things bright, coarse",
+    "light parts textured, finest",
+    "light parts textured, fine",
+    "light parts textured, coarse",
+    "light parts of the middle textured, finest",
+    "light parts of the middle textured, coarse",
+)
+WEIGHTS = np.zeros(len(NAMES))
+THRESHOLD = -1.0
+
+_ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE]
+_DEPTH = np.minimum.reduce([_ROWS, _COLUMNS, SIDE - 1 - _ROWS, SIDE - 1 - _COLUMNS])
+
+
+def is_negative(grey: np.ndarray, seen: np.ndarray) -> bool:
+    """Whether bone is dark. grey: float32 (n, n), a small copy; seen: bool (n, n), its film."""
+    return float(features(grey, seen) @ WEIGHTS) < THRESHOLD
+
+
+def features(grey: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """float64 (len(NAMES),); of the film turned around (1 - grey) they are the same, negated."""
+    grey, seen = _framed(grey, seen)
+    middle = seen & (_DEPTH >= SIDE // 4)
+    rim = seen & (_DEPTH < SIDE // 16)
+    values = grey[seen]
+    edge = grey[rim] if rim.sum() > SIDE else values
+    strip, third = SIDE // 16, slice(SIDE // 3, SIDE - SIDE // 3)
+    numbers = [
+        grey[:, third].mean() - (grey[:, :strip].mean() + grey[:, -strip:].mean()) / 2,
+        grey[third].mean() - (grey[:strip].mean() + grey[-strip:].mean()) / 2,
+        (values < 0.1).mean() - (values > 0.9).mean(),
+        (values < 0.25).mean() - (values > 0.75).mean(),
+        (edge < 0.15).mean() - (edge > 0.85).mean(),
+        _skewness(values),
+        0.5 - values.mean(),
+    ]
+    thin, textured, textured_middle = [], [], []
+    for radius in (1, 2, 4):
+        around = _blurred(grey, radius)
+        detail = grey - around
+        texture = np.log(np.sqrt(np.maximum(_blurred(detail**2, 2 * radius), 0)) + 0.004)
+        thin.append(_skewness(detail[seen]))
+        textured.append(_correlation(around[seen], texture[seen]))
+        textured_middle.append(_correlation(around[middle], texture[middle]))
+    return np.array([*numbers, *thin[1:], *textured, textured_middle[0], textured_middle[2]])
+
+
+def _framed(grey: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The film alone, SIDE x SIDE, stretched to [0, 1]; what is not film holds its mean."""
+    if not seen.any():
+        seen = np.ones_like(seen)
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    grey = np.asarray(Image.fromarray(grey[window]).resize((SIDE, SIDE), Image.Resampling.BOX))
+    seen = np.asarray(Image.fromarray(seen[window]).resize((SIDE, SIDE)))
+    low, high = np.percentile(grey[seen], (0.5, 99.5))
+    grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
+    return np.where(seen, grey, grey[seen].mean()), seen
+
+
+def _blurred(values: np.ndarray, radius: int) -> np.ndarray:
+    """Mean over squares of 2 * radius + 1 pixels."""
+    side = 2 * radius + 1
+    for _ in range(2):
+        padded = np.pad(values, ((radius + 1, radius), (0, 0)), mode="edge")
+        sums = np.cumsum(padded, axis=0, dtype=np.float64)
+        values = ((sums[side:] - sums[:-side]) / side).T
+    return values
+
+
+def _skewness(values: np.ndarray) -> float:
+    values = values - values.mean()
+    return float(np.clip((values**3).mean() / (values.std() ** 3 + 1e-9), -4, 4))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if a.size < 2:
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean() + 1e-12))
