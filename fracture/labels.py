@@ -19,7 +19,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,6 +108,32 @@ def read_labels(path: str | os.PathLike[str]) -> list[Record]:
     return _read_class_folders(path)
 
 
+def read_usable_labels(path: str | os.PathLike[str]) -> tuple[list[Record], list[str]]:
+    """Read what can be used of a teacher's ``labels.csv``; training is stricter.
+
+    Args:
+        path: a ``labels.csv`` or the folder that holds one. Only the columns ``file`` and
+            ``label`` must be there: without an id a picture is called by its file, without a
+            group it is one of its own.
+
+    Returns:
+        The good records, and a sentence naming the row for each one that is broken.
+
+    Raises:
+        LabelsError: no readable CSV file with these columns.
+    """
+    path = Path(path)
+    path = path / "labels.csv" if path.is_dir() else path
+    records: list[Record] = []
+    complaints: list[str] = []
+    for found in _csv_records(path, ("file", "label")):
+        if isinstance(found, LabelsError):
+            complaints.append(str(found))
+        else:
+            records.append(found)
+    return records, complaints
+
+
 def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
     """Read fracture boxes that were drawn later, for pictures whose source has none.
 
@@ -121,6 +147,8 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
     path = Path(path)
     found: dict[str, tuple[Box, ...]] = {}
     for line, row in _csv_rows(path, ("id", "boxes")):
+        if isinstance(row, LabelsError):
+            raise row
         where = f"{path}, line {line} (id {row['id']})"
         if row["id"] in found:
             raise LabelsError(f"{where}: this id occurs twice.")
@@ -256,9 +284,13 @@ def group_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> l
     return [int(fold_of[group_index[record.group]]) for record in records]
 
 
-def _csv_rows(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with their line numbers, cells stripped, none of them None."""
-    rows = []
+def _csv_rows(
+    path: Path, required: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str] | LabelsError]]:
+    """The rows of a CSV file with their line numbers, cells stripped, none of them None.
+
+    A row that is broken comes as the error that says so; a broken file raises it.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -267,56 +299,78 @@ def _csv_rows(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, 
                 raise LabelsError(f"{path}, line 1: no column named {', '.join(missing)}.")
             for row in reader:
                 cells = {name: (cell or "").strip() for name, cell in row.items() if name}
-                if not cells["id"]:
-                    raise LabelsError(f"{path}, line {reader.line_num}: the id is empty.")
-                if None in row:
-                    raise LabelsError(
-                        f"{path}, line {reader.line_num} (id {cells['id']}): "
-                        "more cells than the header has columns."
+                where = f"{path}, line {reader.line_num}"
+                if "id" in required and not cells["id"]:
+                    yield reader.line_num, LabelsError(f"{where}: the id is empty.")
+                elif None in row:
+                    what = f" (id {cells['id']})" if "id" in cells else ""
+                    yield (
+                        reader.line_num,
+                        LabelsError(f"{where}{what}: more cells than the header has columns."),
                     )
-                rows.append((reader.line_num, cells))
+                else:
+                    yield reader.line_num, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelsError(f"{path}: not a readable CSV file ({error}).") from error
-    return rows
 
 
 def _read_csv(path: Path) -> list[Record]:
-    records: list[Record] = []
-    first_line: dict[str, int] = {}
-    for line, row in _csv_rows(path, _REQUIRED_COLUMNS):
-        where = f"{path}, line {line} (id {row['id']})"
-        if row["id"] in first_line:
-            raise LabelsError(f"{where}: this id is already on line {first_line[row['id']]}.")
-        first_line[row["id"]] = line
-        picture = path.parent / row["file"]
-        if not row["file"] or not picture.is_file():
-            raise LabelsError(f"{where}: the picture {row['file'] or '(no name)'} is missing.")
-        if not row["group"]:
-            raise LabelsError(f"{where}: the group is empty.")
-        try:
-            label = parse_label(row["label"])
-        except LabelsError as error:
-            raise LabelsError(f"{where}: {error}") from None
-        width, height = _stated_size(row, where) or _picture_size(picture, where)
-        records.append(
-            Record(
-                id=row["id"],
-                path=picture,
-                source=row.get("source", ""),
-                group=row["group"],
-                label=label,
-                agreement=row.get("agreement", ""),
-                pattern=row.get("pattern", ""),
-                region=row.get("region", ""),
-                boxes=_parse_boxes(row.get("boxes", ""), where),
-                width=width,
-                height=height,
-                line=line,
-            )
-        )
+    records = []
+    for found in _csv_records(path, _REQUIRED_COLUMNS):
+        if isinstance(found, LabelsError):
+            raise found
+        records.append(found)
     if not records:
         raise LabelsError(f"{path}: the header is followed by no row.")
     return records
+
+
+def _csv_records(path: Path, required: Sequence[str]) -> Iterator[Record | LabelsError]:
+    first_line: dict[str, int] = {}
+    for line, row in _csv_rows(path, required):
+        if isinstance(row, LabelsError):
+            yield row
+            continue
+        row["id"] = row.get("id") or row["file"]
+        row["group"] = row["group"] if "group" in required else row.get("group") or row["id"]
+        where = f"{path}, line {line} (id {row['id']})"
+        if row["id"] in first_line:
+            yield LabelsError(f"{where}: this id is already on line {first_line[row['id']]}.")
+            continue
+        try:
+            record = _record(row, path.parent, line, where)
+        except LabelsError as error:
+            yield error
+            continue
+        first_line[row["id"]] = line
+        yield record
+
+
+def _record(row: Mapping[str, str], folder: Path, line: int, where: str) -> Record:
+    picture = folder / row["file"]
+    if not row["file"] or not picture.is_file():
+        raise LabelsError(f"{where}: the picture {row['file'] or '(no name)'} is missing.")
+    if not row["group"]:
+        raise LabelsError(f"{where}: the group is empty.")
+    try:
+        label = parse_label(row["label"])
+    except LabelsError as error:
+        raise LabelsError(f"{where}: {error}") from None
+    width, height = _stated_size(row, where) or _picture_size(picture, where)
+    return Record(
+        id=row["id"],
+        path=picture,
+        source=row.get("source", ""),
+        group=row["group"],
+        label=label,
+        agreement=row.get("agreement", ""),
+        pattern=row.get("pattern", ""),
+        region=row.get("region", ""),
+        boxes=_parse_boxes(row.get("boxes", ""), where),
+        width=width,
+        height=height,
+        line=line,
+    )
 
 
 def _read_class_folders(root: Path) -> list[Record]:

@@ -25,6 +25,7 @@ from fracture.labels import (
     group_folds,
     read_boxes,
     read_labels,
+    read_usable_labels,
     with_boxes,
 )
 
@@ -322,3 +323,37 @@ def test_labels_need_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_what_can_be_used_of_a_teachers_file(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("L", (20, 30)).save(tmp_path / name)
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG nothing more")
+    (tmp_path / "labels.csv").write_text(
+        "file,label,boxes\n"
+        "a.png,simple,\n"
+        "gone.png,simple,\n"
+        "b.png,splintered,\n"
+        "torn.png,comminuted,\n"
+        "a.png,simple,\n"
+        "b.png,comminuted,[]\n"
+        'b.png,comminuted,"[[0, 0, 2, 2]]"\n'
+        "a.png,simple,,too,much\n"
+    )
+    records, complaints = read_usable_labels(tmp_path)
+    assert [(r.id, r.group, r.label) for r in records] == [
+        ("a.png", "a.png", "Simple"),
+        ("b.png", "b.png", "Comminuted"),
+    ]
+    lines = [int(c.split("line ")[1].split()[0].rstrip(":,(")) for c in complaints]
+    assert lines == [3, 4, 5, 6, 8, 9]
+    for words, complaint in zip(
+        ("missing", "unknown label", "not a readable", "already on line 2",
+         "already on line 7", "more cells"),
+        complaints, strict=True,
+    ):  # fmt: skip
+        assert words in complaint
+    with pytest.raises(LabelsError, match="no column named label"):
+        read_usable_labels(write_csv(tmp_path, [{"file": "a.png"}], "other.csv"))
+    with pytest.raises(LabelsError, match="not a readable CSV file"):
+        read_usable_labels(tmp_path / "nowhere.csv")
