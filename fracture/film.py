@@ -106,7 +106,8 @@ def _film(raster: Raster, name: str) -> Film:
     elif values.dtype == np.uint8:
         display = np.asarray(Image.fromarray(values).convert("RGB"))
     else:
-        values = values.astype(np.float32)  # a copy, so that the steps below may write into it
+        with np.errstate(over="ignore"):  # too large for float32: infinite, so no number here
+            values = values.astype(np.float32)  # a copy, which the steps below may write into
         display = None
     levels = _Levels(values)
     border = light_border(levels.small)
