@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
 
 __all__ = [
     "LIMBS",
+    "Grid",
     "Limb",
     "Part",
+    "Points",
     "Shape",
     "SoftTissue",
     "interior_points",
@@ -31,25 +33,89 @@ __all__ = [
 
 Array = np.ndarray
 STEP = 0.5  # mm between the entries of every table along z
+FAR = 20.0  # mm: how far outside counts as not near at all
 _MELT = 3.0  # mm over which two primitives of one bone flow into each other
+
+
+class Points:
+    """Points in a bone's frame, mm: three arrays of one shape."""
+
+    def __init__(self, x: Array, y: Array, z: Array) -> None:
+        self.x, self.y, self.z = x, y, z
+
+    def linear(self, weights: tuple[float, float, float], at: tuple[float, float, float]) -> Array:
+        """weights . (point - at), in the points' shape."""
+        start = -sum(w * a for w, a in zip(weights, at, strict=True))
+        result = weights[0] * self.x + start
+        result += weights[1] * self.y
+        result += weights[2] * self.z
+        return result
+
+    def cut(self, low: Array, high: Array) -> tuple[tuple[slice, ...], Points] | None:
+        """The points within a box, as slices and as points: here all of them."""
+        return (slice(None),) * self.x.ndim, self
+
+
+class Grid(Points):
+    """Points on a regular grid of rays: film rows x film columns x steps away from the tube.
+
+    down, right, away: film coordinates of the grid, mm, 1-D float32.
+    matrix, offset:    bone point -> film coordinates (right, down, away).
+
+    Being regular, it can leave out what a primitive does not reach, and its sums of coordinates
+    cost two operations per point.
+    """
+
+    def __init__(
+        self, down: Array, right: Array, away: Array, matrix: Array, offset: Array
+    ) -> None:
+        self.axes = (down, right, away)
+        self.matrix, self.offset = matrix, offset
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(len(axis) for axis in self.axes)
+
+    def linear(self, weights: tuple[float, float, float], at: tuple[float, float, float]) -> Array:
+        right, down, away = (self.matrix @ np.array(weights)).tolist()
+        d, r, w = self.axes
+        start = -down * float(self.offset[1]) - right * float(self.offset[0])
+        start -= away * float(self.offset[2])
+        start -= sum(w_ * a for w_, a in zip(weights, at, strict=True))
+        plane = (down * d + start)[:, None] + (right * r)[None, :]
+        return plane[:, :, None] + (away * w)[None, None, :]
+
+    @cached_property
+    def x(self) -> Array:
+        return self.linear((1.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+
+    @cached_property
+    def y(self) -> Array:
+        return self.linear((0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
+
+    @cached_property
+    def z(self) -> Array:
+        return self.linear((0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
+
+    def cut(self, low: Array, high: Array) -> tuple[tuple[slice, ...], Points] | None:
+        middle, half = (low + high) / 2, (high - low) / 2
+        centre = self.matrix @ middle + self.offset
+        reach = np.abs(self.matrix) @ half
+        slices = []
+        for axis, k in zip(self.axes, (1, 0, 2), strict=True):
+            first, last = np.searchsorted(axis, (centre[k] - reach[k], centre[k] + reach[k]))
+            if first >= last:
+                return None
+            slices.append(slice(int(first), int(last)))
+        down, right, away = (axis[s] for axis, s in zip(self.axes, slices, strict=True))
+        return tuple(slices), Grid(down, right, away, self.matrix, self.offset)
 
 
 class Primitive(Protocol):
     low: Array  # (3,) mm: corner of a box that holds the primitive
     high: Array  # (3,) mm
 
-    def depth(self, x: Array, y: Array, z: Array) -> Array: ...
-
-
-def _ellipse_depth(px: Array, py: Array, inverse_a: Array, inverse_b: Array) -> Array:
-    """Depth inside an ellipse of semi-axes 1/inverse_a, 1/inverse_b: exact to first order."""
-    px = px * inverse_a
-    py = py * inverse_b
-    reach = np.sqrt(px * px + py * py) + 1e-6
-    px *= inverse_a
-    py *= inverse_b
-    slope = np.sqrt(px * px + py * py) + 1e-6
-    return (1 - reach) * reach / slope
+    def depth(self, points: Points) -> Array: ...
 
 
 class Ball:
@@ -60,25 +126,25 @@ class Ball:
         centre: tuple[float, float, float],
         radii: tuple[float, float, float],
         turn: float = 0.0,
-        tip: float = 0.0,
     ) -> None:
         self.centre = centre
+        matrix = rotation(y=turn)
         self.inverse = tuple(1 / r for r in radii)
-        self.matrix = rotation(y=turn) @ rotation(x=tip)
-        reach = np.sqrt(((self.matrix * np.array(radii)) ** 2).sum(axis=1))
+        self.rows = [tuple(row) for row in (matrix.T / np.array(radii)[:, None]).tolist()]
+        reach = np.sqrt(((matrix * np.array(radii)) ** 2).sum(axis=1))
         self.low = np.array(centre) - reach
         self.high = np.array(centre) + reach
-        self.turned = bool(turn or tip)
 
-    def depth(self, x: Array, y: Array, z: Array) -> Array:
-        x, y, z = x - self.centre[0], y - self.centre[1], z - self.centre[2]
-        if self.turned:
-            m = self.matrix.tolist()
-            x, y, z = (m[0][i] * x + m[1][i] * y + m[2][i] * z for i in range(3))
-        x, y, z = x * self.inverse[0], y * self.inverse[1], z * self.inverse[2]
-        reach = np.sqrt(x * x + y * y + z * z) + 1e-6
-        x, y, z = x * self.inverse[0], y * self.inverse[1], z * self.inverse[2]
-        return (1 - reach) * reach / (np.sqrt(x * x + y * y + z * z) + 1e-6)
+    def depth(self, points: Points) -> Array:
+        near = 1e-6  # keeps the middle from dividing by nothing
+        reach, slope = near, near
+        for row, inverse in zip(self.rows, self.inverse, strict=True):
+            share = points.linear(row, self.centre)
+            share *= share
+            reach = reach + share
+            slope = slope + share * (inverse * inverse)
+        reach = np.sqrt(reach)
+        return (1 - reach) * reach / np.sqrt(slope)
 
 
 class Rod:
@@ -94,17 +160,21 @@ class Rod:
         a, b = np.array(start, float), np.array(end, float)
         self.start = start
         self.axis = tuple((b - a).tolist())
-        self.length2 = float(((b - a) ** 2).sum())
+        self.along = tuple(((b - a) / ((b - a) ** 2).sum()).tolist())
         self.r0, self.r1 = r0, r1
         self.low = np.minimum(a - r0, b - r1)
         self.high = np.maximum(a + r0, b + r1)
 
-    def depth(self, x: Array, y: Array, z: Array) -> Array:
-        x, y, z = x - self.start[0], y - self.start[1], z - self.start[2]
-        ax, ay, az = self.axis
-        t = np.clip((x * ax + y * ay + z * az) * (1 / self.length2), 0, 1)
-        x, y, z = x - t * ax, y - t * ay, z - t * az
-        return self.r0 + t * (self.r1 - self.r0) - np.sqrt(x * x + y * y + z * z)
+    def depth(self, points: Points) -> Array:
+        t = np.clip(points.linear(self.along, self.start), 0, 1)
+        total = 0.0
+        for k, part in enumerate(self.axis):
+            unit = tuple(float(k == i) for i in range(3))
+            off = points.linear(unit, self.start)
+            off -= t * part
+            off *= off
+            total = total + off
+        return self.r0 + t * (self.r1 - self.r0) - np.sqrt(total)
 
 
 class Sweep:
@@ -112,17 +182,23 @@ class Sweep:
 
     rows: (z, x, y, a, b) with the centre and the semi-axes across and front to back, in mm.
     smooth: mm over which the straight lines between rows are rounded.
-    crest: how far the section leaves the ellipse for a triangle with its edge in front (0 to 0.2).
+    crest:  how far the section leaves the ellipse for a triangle with its edge in front (0 to 0.2).
+    round_: mm over which the edges of its two ends are rounded.
     """
 
     def __init__(
-        self, rows: list[tuple[float, ...]], smooth: float = 5.0, crest: float = 0.0
+        self,
+        rows: list[tuple[float, ...]],
+        smooth: float = 5.0,
+        crest: float = 0.0,
+        round_: float = 3.0,
     ) -> None:
         table = _smooth_table(rows, smooth)
         self.top, self.bottom = rows[0][0], rows[-1][0]
         self.cx, self.cy, a, b = table
         self.inverse_a, self.inverse_b = 1 / a, 1 / b
         self.crest = crest
+        self.round = round_
         grow = 1 + crest
         self.low = np.array(
             [(self.cx - a * grow).min(), (self.cy - b * grow).min(), self.top], float
@@ -131,18 +207,69 @@ class Sweep:
             [(self.cx + a * grow).max(), (self.cy + b * grow).max(), self.bottom], float
         )
 
-    def depth(self, x: Array, y: Array, z: Array) -> Array:
+    def section(self, top: float, bottom: float) -> tuple[Array, Array]:
+        """Corners of a box around the part between two heights."""
+        i, j = table_index(np.array([top, bottom]), self.top, len(self.cx))
+        cut = slice(i, j + 1)
+        a = (1 + self.crest) / self.inverse_a[cut]
+        b = (1 + self.crest) / self.inverse_b[cut]
+        cx, cy = self.cx[cut], self.cy[cut]
+        low = np.array([(cx - a).min(), (cy - b).min(), max(top, self.top)], float)
+        high = np.array([(cx + a).max(), (cy + b).max(), min(bottom, self.bottom)], float)
+        return low, high
+
+    def depth(self, points: Points) -> Array:
+        z = points.z
         i = table_index(z, self.top, len(self.cx))
-        px, py = x - self.cx[i], y - self.cy[i]
+        px, py = points.x - self.cx[i], points.y - self.cy[i]
         inverse_a, inverse_b = self.inverse_a[i], self.inverse_b[i]
         if self.crest:
             # cos 3(angle from the front), from the sine and cosine of the angle itself
             r2 = px * px + py * py + 1e-3
             triangle = py * (py * py - 3 * px * px) / (r2 * np.sqrt(r2))
             grow = 1 - self.crest * triangle
-            px, py = px * grow, py * grow
-        depth = _ellipse_depth(px, py, inverse_a, inverse_b)
-        return np.minimum(depth, np.minimum(z - self.top, self.bottom - z))
+            px *= grow
+            py *= grow
+        px *= inverse_a
+        py *= inverse_b
+        reach = np.sqrt(px * px + py * py) + 1e-6
+        px *= inverse_a
+        py *= inverse_b
+        depth = (1 - reach) * reach / (np.sqrt(px * px + py * py) + 1e-6)
+        return meet(depth, np.minimum(z - self.top, self.bottom - z), self.round)
+
+
+class Facet:
+    """One of several bones that fill a common space side by side, as in the wrist.
+
+    sites: (x, y, z, weight) per bone, the heavier the larger; own: the index of this one.
+    gap:   mm of cartilage between neighbours.
+    """
+
+    def __init__(
+        self, space: Primitive, sites: list[tuple[float, float, float, float]], own: int, gap: float
+    ) -> None:
+        self.space = space
+        here, weight = np.array(sites[own][:3]), sites[own][3]
+        self.planes = []
+        for j, (*there, other) in enumerate(sites):
+            if j == own:
+                continue
+            normal = np.array(there) - here
+            length = float(np.linalg.norm(normal))
+            at = here + normal * (weight / (weight + other) - 0.5 * gap / length)
+            self.planes.append((tuple(at.tolist()), tuple((-normal / length).tolist())))
+        axes = [np.arange(a, b + 1.0) for a, b in zip(space.low, space.high, strict=True)]
+        x, y, z = np.meshgrid(*axes, indexing="ij")
+        inside = self.depth(Points(x, y, z)) > -1
+        self.low = np.array([axis[inside].min() for axis in (x, y, z)]) - 1
+        self.high = np.array([axis[inside].max() for axis in (x, y, z)]) + 1
+
+    def depth(self, points: Points) -> Array:
+        depth = self.space.depth(points)
+        for at, inward in self.planes:
+            depth = meet(depth, points.linear(inward, at), 3.5)
+        return depth
 
 
 class Hollow:
@@ -152,8 +279,14 @@ class Hollow:
         self.primitive = primitive
         self.low, self.high = primitive.low, primitive.high
 
-    def depth(self, x: Array, y: Array, z: Array) -> Array:
-        return -self.primitive.depth(x, y, z)
+    def depth(self, points: Points) -> Array:
+        return -self.primitive.depth(points)
+
+
+def meet(first: Array, second: Array, edge: float) -> Array:
+    """Depth inside both, the edge where they meet rounded over so many mm."""
+    near = np.maximum(1 - np.abs(first - second) * (1 / edge), 0)
+    return np.minimum(first, second) - near * near * (edge / 4)
 
 
 def _smooth_table(rows: list[tuple[float, ...]], smooth: float) -> Array:
@@ -193,6 +326,8 @@ class Shape:
     primitives: what it is made of; hollows are taken away last.
     cortex:     rows (z, thickness of the cortex in mm).
     cancellous: rows (z, density of the spongy bone inside, as a fraction of cortical bone).
+    melt:       mm over which its primitives flow into each other.
+    plates:     heights of the growth plates, which only a child's bone has.
     """
 
     def __init__(
@@ -202,8 +337,10 @@ class Shape:
         cortex: list[tuple[float, float]],
         cancellous: list[tuple[float, float]],
         melt: float = _MELT,
+        plates: tuple[float, ...] = (),
     ) -> None:
         self.name = name
+        self.plates = plates
         self.solids = [p for p in primitives if not isinstance(p, Hollow)]
         self.hollows = [p for p in primitives if isinstance(p, Hollow)]
         self.melt = melt
@@ -213,47 +350,45 @@ class Shape:
         self.cortex = np.interp(z, *np.array(cortex, float).T).astype(np.float32)
         self.cancellous = np.interp(z, *np.array(cancellous, float).T).astype(np.float32)
 
-    def depth(self, x: Array, y: Array, z: Array, top: float, bottom: float) -> Array | None:
-        """Depth inside the bone in mm at points of which top <= z <= bottom; None where empty."""
-        depth: Array | None = None
+    def sections(self, top: float, bottom: float) -> list[tuple[Primitive, Array, Array]]:
+        """The solids between two heights, each with the corners of a box around it there."""
+        found = []
         for solid in self.solids:
             if solid.low[2] - self.melt > bottom or solid.high[2] + self.melt < top:
                 continue
-            other = solid.depth(x, y, z)
-            if depth is None:
-                depth = other
-            else:
-                near = np.maximum(1 - np.abs(depth - other) * (1 / self.melt), 0)
-                depth = np.maximum(depth, other) + near * near * (self.melt / 4)
-        if depth is None:
-            return None
+            low, high = solid.low, solid.high
+            if isinstance(solid, Sweep):  # far narrower here than its whole box
+                low, high = solid.section(top, bottom)
+            found.append((solid, low - 1, high + 1))
+        return found
+
+    def depth(self, points: Points, shape: tuple[int, ...], top: float, bottom: float) -> Array:
+        """Depth inside the bone in mm at points of which top <= z <= bottom.
+
+        float32 of the given shape; far outside it is -FAR.
+        """
+        depth = np.full(shape, -FAR, np.float32)
+        for solid, low, high in self.sections(top, bottom):
+            found = points.cut(low - self.melt, high + self.melt)
+            if found is None:
+                continue
+            slices, near = found
+            here, other = depth[slices], solid.depth(near)
+            blend = np.abs(here - other)
+            blend *= -1 / self.melt
+            blend += 1
+            np.maximum(blend, 0, out=blend)
+            blend *= blend
+            blend *= self.melt / 4
+            np.maximum(here, other, out=here)
+            here += blend
         for hollow in self.hollows:
             if hollow.low[2] <= bottom and hollow.high[2] >= top:
-                depth = np.minimum(depth, hollow.depth(x, y, z))
+                found = points.cut(hollow.low - 2, hollow.high + 2)
+                if found is not None:
+                    slices, near = found
+                    depth[slices] = meet(depth[slices], hollow.depth(near), 2.0)
         return depth
-
-    def extent(self, top: float, bottom: float) -> tuple[Array, Array] | None:
-        """Corners of a box that holds the bone between two heights; None where there is none."""
-        near = [
-            p for p in self.solids if p.low[2] - 1 <= bottom and p.high[2] + 1 >= top
-        ]
-        boxes = []
-        for p in near:
-            low, high = p.low - 1, p.high + 1
-            if isinstance(p, Sweep):  # far narrower here than its whole box
-                i, j = table_index(np.array([top, bottom]), p.top, len(p.cx))
-                cut = slice(i, j + 1)
-                a = (1 + p.crest) / p.inverse_a[cut]
-                b = (1 + p.crest) / p.inverse_b[cut]
-                low = np.array([(p.cx[cut] - a).min() - 1, (p.cy[cut] - b).min() - 1, low[2]])
-                high = np.array([(p.cx[cut] + a).max() + 1, (p.cy[cut] + b).max() + 1, high[2]])
-            boxes.append((low, high))
-        if not boxes:
-            return None
-        low = np.min([b[0] for b in boxes], axis=0)
-        high = np.max([b[1] for b in boxes], axis=0)
-        low[2], high[2] = max(low[2], top), min(high[2], bottom)
-        return low, high
 
 
 @dataclass(frozen=True)
@@ -262,7 +397,7 @@ class Part:
 
     offset, turn: limb point = turn @ bone point + offset (mm, (3,) and (3, 3)).
     follows:      "near" stays with the limb above a fracture, "far" goes with the limb below it,
-                  "own" is the bone that may be broken.
+                  "own" is the bone that may be broken, "trunk" the body, which stays in AP view.
     """
 
     shape: Shape
@@ -275,11 +410,14 @@ class Part:
 class SoftTissue:
     """A tube of flesh: rows (z, x, y, half width, half depth), all in mm.
 
-    skin: thickness of the fatty layer under the skin, as a fraction of the half width.
+    skin:  thickness of the fatty layer under the skin, as a fraction of the half width.
+    trunk: True for the body, which does not turn with the limb. tip: True for a rounded end.
     """
 
     rows: tuple[tuple[float, float, float, float, float], ...]
     skin: float = 0.12
+    trunk: bool = False
+    tip: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,6 +432,7 @@ class Limb:
     aspect:  width of the film by its height.
     partner: True where a second long bone splints this one.
     beam:    usual tube voltage in kV.
+    joint:   where the limb turns against the trunk, mm.
     """
 
     bone: str
@@ -306,6 +445,7 @@ class Limb:
     aspect: float
     partner: bool
     beam: float
+    joint: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def own(self) -> Part:
@@ -320,36 +460,38 @@ def _humerus() -> Shape:
     return Shape(
         "humerus",
         [
-            Ball((-12, -3, 23), (23, 22, 23)),
-            Ball((11, 2, 28), (13, 15, 19), turn=-12),
+            Ball((-13, -3, 23), (23, 22, 23)),
+            Ball((11, 2, 27), (12, 15, 18), turn=-14),
             Sweep(
                 [
-                    (22, -2, 0, 21, 19),
-                    (48, -1, 0, 17, 16),
-                    (70, 1, 0, 13.5, 13.5),
-                    (105, 2, 0, 12, 12),
-                    (140, 1.5, 0, 11.5, 11.5),
-                    (200, 0, 0, 10.5, 10.5),
-                    (245, -1, 1, 11.5, 9.5),
-                    (268, -2, 1, 16, 8.5),
-                    (288, -2, 2, 24, 8),
-                    (300, -2, 3, 28, 8),
-                    (306, -2, 4, 26, 8),
+                    (24, -3, 0, 20, 18),
+                    (46, -2, 0, 17.5, 16),
+                    (66, 0, 0, 14, 13.5),
+                    (100, 2, 0, 12, 12),
+                    (135, 2, 0, 11.6, 11.6),
+                    (200, 0, 0, 10.4, 10.4),
+                    (240, -1, 1, 11.2, 9.6),
+                    (262, -2, 1, 15.5, 8.6),
+                    (282, -2.5, 2, 22.5, 8),
+                    (298, -2.5, 3, 27, 7.5),
+                    (308, -1, 4, 23, 7),
                 ],
-                smooth=6,
+                smooth=5,
             ),
-            Ball((13, 8, 308), (10.5, 11, 11)),
-            Ball((1, 5, 307), (7, 9.5, 9.5)),
-            Ball((-11, 5, 311), (9, 13, 13), turn=-8),
-            Ball((-28, -1, 297), (10, 7, 11), turn=28),
-            Ball((24, 1, 296), (6.5, 6, 11), turn=-20),
-            Hollow(Ball((-3, -8, 293), (11, 8, 9))),
-            Hollow(Ball((-3, 12, 293), (9, 6, 8))),
+            Ball((13, 8, 309), (10, 11, 10.5)),
+            Ball((1.5, 6, 307.5), (7, 9, 9)),
+            Ball((-10, 6, 311), (8.5, 12.5, 13), turn=-10),
+            Rod((-15, 1, 274), (-30, -2, 296), 7, 5.5),
+            Rod((9, 1, 278), (24, 1, 297), 7, 4.6),
+            Hollow(Ball((-2.5, -8, 292), (11, 7.6, 9))),
+            Hollow(Ball((-2.5, 12, 292), (9, 6.6, 8))),
         ],
-        cortex=[(0, 0.9), (45, 1.1), (75, 2.6), (130, 3.9), (210, 4.0), (255, 2.8), (285, 1.3),
-                (325, 0.9)],
-        cancellous=[(0, 0.24), (40, 0.17), (75, 0.06), (110, 0.0), (235, 0.0), (265, 0.09),
-                    (295, 0.24), (325, 0.28)],
+        cortex=[(0, 0.8), (45, 1.0), (75, 2.2), (130, 3.2), (210, 3.4), (255, 2.3), (285, 1.2),
+                (325, 0.8)],
+        cancellous=[(0, 0.24), (40, 0.16), (75, 0.06), (110, 0.0), (235, 0.0), (265, 0.09),
+                    (295, 0.22), (325, 0.28)],
+        melt=6,
+        plates=(40.0,),
     )
 
 
@@ -357,25 +499,54 @@ def _scapula() -> Shape:
     return Shape(
         "scapula",
         [
-            Ball((-43, -6, 26), (7, 12, 19), turn=6),
-            Rod((-50, -8, 30), (-95, -22, 150), 8, 4),
-            Ball((-88, -24, 70), (42, 3, 88), turn=8),
-            Rod((-105, -34, 30), (-28, -26, -10), 4.5, 7),
-            Ball((-8, -16, -17), (24, 13, 5.5), turn=8),
-            Rod((-50, 4, 8), (-34, 22, 12), 7, 6),
+            Ball((-44, -6, 26), (6.5, 12, 19), turn=8),
+            Rod((-50, -8, 32), (-100, -22, 150), 7, 4),
+            Ball((-92, -24, 70), (44, 2.6, 92), turn=8),
+            Rod((-112, -34, 34), (-30, -26, -8), 3.5, 6),
+            Ball((-10, -16, -16), (24, 13, 5), turn=10),
+            Rod((-54, 2, 6), (-34, 22, 12), 6.5, 6),
         ],
-        cortex=[(-60, 0.9), (160, 0.9)],
+        cortex=[(-60, 0.8), (160, 0.8)],
         cancellous=[(-60, 0.12), (160, 0.1)],
+        melt=8,
     )
 
 
 def _clavicle() -> Shape:
     return Shape(
         "clavicle",
-        [Rod((-180, 10, -8), (-110, 12, -30), 7, 6), Rod((-110, 12, -30), (-16, -8, -19), 6, 7)],
-        cortex=[(-60, 1.6), (40, 1.6)],
+        [
+            Rod((-180, 12, -6), (-120, 14, -26), 6.5, 5.6),
+            Rod((-120, 14, -26), (-60, 2, -34), 5.6, 6),
+            Rod((-60, 2, -34), (-18, -8, -20), 6, 7),
+        ],
+        cortex=[(-60, 1.4), (40, 1.4)],
         cancellous=[(-60, 0.14), (40, 0.14)],
+        melt=8,
     )
+
+
+def _ribs() -> list[Shape]:
+    """The outer ends of nine ribs: down and forward around the chest."""
+    ribs = []
+    for k in range(9):
+        z = 30.0 * k - 22
+        wide = min(18.0 * k, 44.0)
+        arc = []
+        for degrees in range(-80, 101, 20):
+            a = math.radians(degrees)
+            drop = 58 * math.sin(a) + 30
+            arc.append((-196 + (66 + wide) * math.cos(a), (55 + wide) * math.sin(a), z + drop))
+        ribs.append(
+            Shape(
+                f"rib {k + 1}",
+                [Rod(a, b, 4.6, 4.6) for a, b in zip(arc, arc[1:], strict=False)],
+                cortex=[(0, 0.6)],
+                cancellous=[(0, 0.08)],
+                melt=0.5,
+            )
+        )
+    return ribs
 
 
 def _radius() -> Shape:
@@ -401,13 +572,16 @@ def _radius() -> Shape:
                 smooth=3.5,
             ),
             Ball((7, 4, 31), (5.5, 6, 10)),
-            Rod((17, 1, 228), (20.5, 1, 245), 6.5, 3.2),
-            Hollow(Ball((5, 1, 247), (14, 12, 8.5), turn=-10)),
+            Rod((15.5, 1, 226), (20.5, 1, 246), 7.5, 3.0),
+            Hollow(Ball((4, 1, 250.5), (17, 14, 12.5), turn=-14)),
+            Hollow(Ball((-12.5, -1, 234), (6, 8, 8))),
+            Hollow(Ball((13, 3, -11.5), (13, 13, 13))),
         ],
-        cortex=[(0, 0.9), (20, 1.6), (60, 2.6), (140, 2.9), (185, 2.2), (215, 0.9), (245, 0.7)],
+        cortex=[(0, 0.8), (20, 1.4), (60, 2.0), (140, 2.4), (185, 1.8), (215, 0.8), (245, 0.7)],
         cancellous=[(0, 0.3), (25, 0.15), (50, 0.02), (170, 0.0), (195, 0.06), (218, 0.2),
                     (245, 0.3)],
         melt=4,
+        plates=(228.0,),
     )
 
 
@@ -436,28 +610,42 @@ def _ulna() -> Shape:
             Rod((-22, -6, 236), (-23.5, -7, 247), 3.2, 1.9),
             Hollow(Ball((-8, 5, 2), (14, 13, 12.5))),
         ],
-        cortex=[(-25, 1.2), (30, 2.0), (70, 2.7), (150, 2.6), (205, 1.7), (230, 0.9), (250, 0.8)],
+        cortex=[(-25, 1.1), (30, 1.6), (70, 2.1), (150, 2.1), (205, 1.4), (230, 0.8), (250, 0.8)],
         cancellous=[(-25, 0.28), (30, 0.2), (60, 0.03), (180, 0.0), (205, 0.05), (228, 0.2),
                     (250, 0.26)],
         melt=4,
+        plates=(230.0,),
     )
 
 
 def _carpus() -> list[Shape]:
     """The eight wrist bones; the wrist joint is at z = 243 as in the forearm."""
-    balls = {
-        "scaphoid": Ball((15, 1, 254), (6.5, 7, 12), turn=32),
-        "lunate": Ball((1.5, 1, 250), (8, 9, 7.5), turn=-8),
-        "triquetrum": Ball((-12.5, -2, 256), (7, 7, 8), turn=32),
-        "pisiform": Ball((-13, 10, 260), (5.5, 5, 6)),
-        "trapezium": Ball((22.5, 4, 268), (7.5, 7, 8), turn=30),
-        "trapezoid": Ball((13, -2, 270), (6, 7, 6.5)),
-        "capitate": Ball((2, 0, 268), (7.5, 8, 12), turn=-4),
-        "hamate": Ball((-10.5, 0, 269), (8.5, 8, 10), turn=-20),
+    space = Sweep(
+        [
+            (241.5, 3, 1, 5, 6),
+            (244, 1, 1, 13, 8),
+            (250, 0, 1, 18.5, 9),
+            (258, 0, 1, 20.5, 9),
+            (268, 2, 1, 24.5, 9),
+            (277, 2, 1, 26, 9),
+            (283, 2, 1, 24, 8),
+        ],
+        smooth=2.2,
+    )
+    sites = {
+        "scaphoid": (14.0, 4.0, 255.5, 9.0),
+        "lunate": (0.0, -1.0, 249.5, 8.0),
+        "triquetrum": (-14.0, -3.0, 256.0, 8.0),
+        "trapezium": (23.0, 6.0, 270.5, 8.0),
+        "trapezoid": (12.5, -2.5, 273.5, 6.5),
+        "capitate": (0.5, 0.0, 266.5, 11.0),
+        "hamate": (-13.0, 3.0, 270.0, 9.0),
     }
+    facets = [Facet(space, list(sites.values()), own, 1.5) for own in range(len(sites))]
+    facets.append(Ball((-13.5, 9.5, 259), (5, 5, 6)))
     return [
-        Shape(name, [ball], cortex=[(240, 0.8)], cancellous=[(240, 0.3)])
-        for name, ball in balls.items()
+        Shape(name, [facet], cortex=[(240, 0.8)], cancellous=[(240, 0.26)])
+        for name, facet in zip((*sites, "pisiform"), facets, strict=True)
     ]
 
 
@@ -479,8 +667,9 @@ def _small_bone(name: str, length: float, base: float, shaft: float, head: float
                     (0.965 * length, 0, 0.6, head * 0.8, head * 0.85),
                 ],
                 smooth=0.035 * length,
+                round_=0.6 * shaft,
             ),
-            Ball((0, 0.6, 0.9 * length), (head * 0.95, head, 0.1 * length)),
+            Ball((0, 0.6, 0.9 * length), (head * 0.97, head, 0.105 * length)),
         ],
         cortex=[(0, 0.5), (0.2 * length, 0.9), (0.4 * length, shaft * 0.44),
                 (0.65 * length, shaft * 0.42), (0.85 * length, 0.7), (length, 0.5)],
@@ -490,13 +679,13 @@ def _small_bone(name: str, length: float, base: float, shaft: float, head: float
     )
 
 
-# ray: (x, y, z of the base, lean in degrees, length of metacarpal and of the two phalanges shown)
+# ray: (x, y, z of the base, lean in degrees, lengths of the metacarpal and the phalanges)
 _RAYS = {
-    1: ((24.0, 6.0, -11.0), 40.0, 45.0, 31.0, 24.0),
-    2: ((13.0, 0.0, -1.0), 6.0, 67.0, 40.0, 24.0),
-    3: ((1.0, -1.0, -1.5), 0.5, 65.0, 44.0, 28.0),
-    4: ((-9.5, -1.0, 1.0), -5.0, 58.0, 41.0, 27.0),
-    5: ((-19.0, 0.0, 4.0), -11.5, 54.0, 33.0, 20.0),
+    1: ((25.5, 5.0, -6.0), 38.0, 45.0, 31.0, 22.0),
+    2: ((13.5, 0.0, 1.0), 7.0, 67.0, 40.0, 24.0, 17.0),
+    3: ((1.5, -1.0, 0.5), 1.0, 64.0, 44.0, 28.0, 18.0),
+    4: ((-9.0, -1.0, 2.5), -5.0, 57.0, 41.0, 27.0, 18.0),
+    5: ((-18.5, 0.0, 1.5), -12.0, 53.0, 33.0, 20.0, 16.0),
 }
 
 
@@ -505,12 +694,12 @@ def _hand(broken: int | None) -> list[Part]:
     parts = []
     for ray, (base, lean, *lengths) in _RAYS.items():
         at = np.array(base)
-        names = (f"metacarpal {ray}", f"proximal phalanx {ray}", f"middle phalanx {ray}")
-        sizes = ((7.2, 4.2, 7.2), (7.0, 4.4, 5.2), (5.6, 3.6, 4.6))
-        for name, length, (wide, narrow, head) in zip(names, lengths, sizes, strict=True):
+        names = ("metacarpal", "first phalanx", "second phalanx", "third phalanx")
+        sizes = ((7.2, 4.2, 7.2), (7.0, 4.4, 5.2), (5.8, 3.6, 4.6), (5.0, 2.6, 3.6))
+        for name, length, (wide, narrow, head) in zip(names, lengths, sizes, strict=False):
             thick = 1.12 if ray == 1 else 0.92 if ray == 5 else 1.0
-            shape = _small_bone(name, length, wide * thick, narrow * thick, head * thick)
-            own = ray == broken and name.startswith("metacarpal")
+            shape = _small_bone(f"{name} {ray}", length, wide * thick, narrow * thick, head * thick)
+            own = ray == broken and name == "metacarpal"
             beyond = ray == broken and not own
             parts.append(
                 Part(
@@ -533,17 +722,18 @@ def _pelvis() -> Shape:
     return Shape(
         "pelvis",
         [
-            Ball((-52, 2, 8), (31, 27, 27)),
-            Ball((-85, -8, -62), (52, 9, 62), turn=-24),
-            Rod((-62, 14, 26), (-118, 30, 36), 9, 8),
-            Rod((-118, 30, 36), (-120, 28, 66), 9, 8),
-            Rod((-60, -16, 30), (-72, -22, 78), 14, 13),
-            Rod((-72, -22, 84), (-116, 14, 66), 8, 7),
-            Hollow(Ball((-44, 5, 26), (27.5, 27.5, 27.5))),
+            Ball((-54, 2, 6), (32, 28, 28)),
+            Ball((-82, -8, -66), (56, 8, 66), turn=-26),
+            Rod((-60, -6, -10), (-118, -30, -52), 13, 16),
+            Rod((-62, 14, 26), (-112, 30, 34), 9, 8),
+            Rod((-112, 30, 34), (-122, 28, 58), 9, 9),
+            Rod((-62, -16, 28), (-72, -22, 74), 14, 13),
+            Rod((-72, -20, 84), (-120, 20, 62), 8, 7),
+            Hollow(Ball((-44, 5, 25), (27.5, 27.5, 27.5))),
         ],
-        cortex=[(-130, 1.3), (110, 1.3)],
-        cancellous=[(-130, 0.13), (110, 0.15)],
-        melt=8,
+        cortex=[(-140, 1.5), (110, 1.5)],
+        cancellous=[(-140, 0.12), (110, 0.15)],
+        melt=9,
     )
 
 
@@ -552,37 +742,42 @@ def _femur() -> Shape:
         "femur",
         [
             Ball((-44, 5, 25), (24, 24, 24)),
-            Rod((-40, 5, 29), (-6, 0, 58), 15.5, 18),
-            Ball((10, -4, 54), (14, 16, 24), turn=12),
-            Ball((-18, -12, 94), (9, 8, 13), turn=-20),
+            Rod((-40, 5, 29), (-6, 0, 58), 15, 18),
+            Ball((9, -4, 55), (13, 16, 24), turn=14),
+            Ball((-15, -12, 92), (8.5, 8, 15), turn=-22),
             Sweep(
                 [
-                    (48, 0, 0, 22, 18),
-                    (80, -2, 0, 20, 17),
+                    (50, 0, 0, 20, 18),
+                    (80, -2, 0, 19.5, 17),
                     (105, -3, 1, 17, 15.5),
-                    (140, -2, 4, 14.5, 14),
-                    (200, 0, 7, 13.5, 13.8),
+                    (140, -2, 4, 14.8, 14),
+                    (200, 0, 7, 13.6, 13.8),
                     (270, 0, 7, 13.8, 13.8),
-                    (330, 0, 4, 16, 14.5),
-                    (370, 0, 1, 22, 16.5),
-                    (398, 0, 0, 32, 19),
-                    (412, 0, 0, 38, 21),
-                    (424, 0, 2, 38, 20),
+                    (330, 0, 4, 16.5, 14.5),
+                    (368, 0, 1, 22, 16.5),
+                    (394, 0, 0, 32, 19),
+                    (408, 0, 0, 37.5, 21),
+                    (422, 0, 2, 38, 20),
                 ],
                 smooth=8,
+                round_=8,
             ),
-            Ball((-22, -10, 418), (18, 30, 24), turn=4),
-            Ball((22, -8, 417), (18, 30, 23), turn=-4),
-            Ball((0, 14, 414), (22, 12, 18)),
-            Ball((-37, -3, 402), (6, 10, 15), turn=14),
-            Ball((37, -4, 408), (5, 10, 12)),
-            Hollow(Ball((0, -20, 440), (9, 24, 20))),
+            Rod((2, -1, 120), (1, -6, 190), 6, 6.5),
+            Rod((1, -6, 190), (1, -6, 250), 6.5, 6.5),
+            Rod((1, -6, 250), (0, -2, 340), 6.5, 6),
+            Ball((-21.5, -10, 418), (17.5, 30, 24), turn=4),
+            Ball((21.5, -8, 417), (17.5, 30, 23), turn=-4),
+            Ball((0, 14, 414), (22, 12, 17)),
+            Ball((-36, -3, 402), (6, 10, 15), turn=16),
+            Ball((37, -4, 406), (5, 10, 12), turn=-10),
+            Hollow(Ball((0, -20, 441), (8.5, 24, 20))),
         ],
-        cortex=[(0, 1.0), (60, 1.6), (95, 3.6), (140, 5.8), (220, 6.6), (300, 5.6), (350, 3.0),
-                (385, 1.4), (445, 1.1)],
-        cancellous=[(0, 0.26), (50, 0.2), (95, 0.08), (140, 0.01), (310, 0.0), (345, 0.06),
-                    (390, 0.18), (445, 0.25)],
+        cortex=[(0, 1.0), (60, 1.5), (95, 3.2), (140, 4.8), (220, 5.4), (300, 4.6), (350, 2.5),
+                (385, 1.2), (445, 1.0)],
+        cancellous=[(0, 0.25), (50, 0.19), (95, 0.08), (140, 0.01), (310, 0.0), (345, 0.05),
+                    (390, 0.15), (445, 0.22)],
         melt=7,
+        plates=(403.0,),
     )
 
 
@@ -601,34 +796,38 @@ def _tibia() -> Shape:
         [
             Sweep(
                 [
-                    (0, 0, -2, 36, 23),
+                    (-1, 0, -2, 35, 23),
                     (9, 0, -2, 37.5, 24),
-                    (20, 0, -2, 34, 23),
-                    (38, 0, 0, 25, 20),
-                    (60, 0, 2, 19, 18),
+                    (18, 0, -2, 35, 23),
+                    (36, 0, 0, 25.5, 20),
+                    (58, 0, 2, 19, 18),
                     (90, 0, 2, 15.5, 16.5),
                     (140, 0, 2, 13.2, 14.5),
                     (220, 0, 1, 11.8, 12.8),
                     (280, 0, 0, 12, 11.5),
-                    (320, -1, 0, 15.5, 13.5),
-                    (345, -2, 0, 20.5, 17),
-                    (357, -2, 0, 22, 18.5),
-                    (363, -2, 0, 21.5, 18),
+                    (318, -1, 0, 15, 13.5),
+                    (344, -2, 0, 20.5, 17),
+                    (357, -2, 0, 22.5, 18.5),
+                    (364, -2, 0, 22, 18),
                 ],
-                smooth=6,
+                smooth=5,
                 crest=0.10,
+                round_=6,
             ),
             Ball((4, 19, 44), (9, 7, 20)),
-            Ball((-5, -2, 0), (4, 6, 7)),
-            Ball((5, -2, 0), (4, 6, 6)),
-            Rod((-19, 0, 350), (-22, 1, 371), 8.5, 5),
-            Hollow(Ball((4, 0, 378), (17, 40, 16))),
+            Ball((-5.5, -2, 0), (4, 6, 6)),
+            Ball((5.5, -2, 0), (4, 6, 5)),
+            Rod((-17, 0, 346), (-22.5, 1, 373), 9, 4.6),
+            Hollow(Ball((-20, -2, -31), (26, 30, 33))),
+            Hollow(Ball((20, -2, -31), (26, 30, 32.5))),
+            Hollow(Ball((1, 0, 385), (22, 40, 25))),
         ],
-        cortex=[(-8, 1.2), (20, 1.2), (50, 2.2), (100, 4.4), (190, 5.2), (280, 4.2), (320, 2.0),
-                (345, 1.1), (375, 1.0)],
-        cancellous=[(-8, 0.3), (25, 0.2), (60, 0.08), (100, 0.01), (270, 0.0), (310, 0.07),
-                    (340, 0.2), (375, 0.28)],
+        cortex=[(-8, 1.1), (20, 1.1), (50, 2.0), (100, 3.6), (190, 4.2), (280, 3.4), (320, 1.7),
+                (345, 1.0), (375, 0.9)],
+        cancellous=[(-8, 0.26), (25, 0.17), (60, 0.07), (100, 0.01), (270, 0.0), (310, 0.06),
+                    (340, 0.17), (375, 0.26)],
         melt=5,
+        plates=(14.0, 350.0),
     )
 
 
@@ -652,8 +851,9 @@ def _fibula() -> Shape:
             ),
             Ball((25.5, -5, 368), (7.6, 9.5, 17), turn=-4),
         ],
-        cortex=[(10, 0.9), (50, 1.8), (120, 2.4), (260, 2.4), (330, 1.6), (390, 0.9)],
+        cortex=[(10, 0.9), (50, 1.5), (120, 2.0), (260, 2.0), (330, 1.4), (390, 0.8)],
         cancellous=[(10, 0.25), (50, 0.1), (90, 0.02), (300, 0.02), (345, 0.14), (390, 0.24)],
+        plates=(355.0,),
     )
 
 
@@ -722,14 +922,24 @@ _ARM_FLESH = SoftTissue(
         (275, -2, 4, 42, 40),
         (310, -2, 2, 43, 38),
         (350, -2, 2, 44, 38),
-        (420, 0, 2, 40, 34),
+        (420, 0, 2, 38, 33),
+        (520, -1, 2, 29, 22),
     ),
     skin=0.16,
 )
+# lungs let most of the beam through: the chest counts as thinner than it is
 _CHEST = SoftTissue(
-    ((-130, -120, 0, 40, 40), (-60, -165, 0, 90, 80), (20, -195, 0, 120, 100),
-     (420, -200, 0, 125, 105)),
+    (
+        (-220, -130, 0, 55, 40),
+        (-100, -130, 0, 60, 40),
+        (-40, -175, 0, 100, 40),
+        (20, -195, 0, 120, 42),
+        (140, -200, 0, 126, 46),
+        (230, -200, 0, 124, 80),
+        (600, -200, 0, 122, 90),
+    ),
     skin=0.1,
+    trunk=True,
 )
 _FOREARM_FLESH = SoftTissue(
     (
@@ -744,10 +954,11 @@ _FOREARM_FLESH = SoftTissue(
         (262, 0, 1, 34, 18),
         (290, 0, 1, 41, 17),
         (325, -2, 1, 43, 14),
-        (352, -3, 1, 41, 12),
-        (362, -3, 1, 36, 9),
+        (352, -3, 1, 40, 12),
+        (366, -3, 1, 32, 8),
     ),
     skin=0.1,
+    tip=True,
 )
 _LEG_FLESH = SoftTissue(
     (
@@ -763,8 +974,9 @@ _LEG_FLESH = SoftTissue(
         (365, 2, 4, 37, 48),
         (395, 2, 24, 40, 80),
         (428, 2, 48, 44, 112),
-        (440, 2, 50, 42, 110),
+        (438, 2, 50, 44, 112),
     ),
+    tip=True,
     skin=0.13,
 )
 _THIGH_FLESH = SoftTissue(
@@ -780,6 +992,7 @@ _THIGH_FLESH = SoftTissue(
         (470, 2, -1, 53, 58),
         (530, 4, -8, 57, 62),
         (640, 4, -8, 50, 54),
+        (800, 3, -3, 36, 40),
     ),
     skin=0.14,
 )
@@ -791,11 +1004,12 @@ def _finger_flesh(z: float = 0.0) -> list[SoftTissue]:
         along = rotation(y=lean) @ np.array([0, 0, 1.0])
         wide = 12.0 if ray == 1 else 9.4
         rows = []
-        for share, grow in ((-0.1, 0.8), (0.15, 1.15), (1.0, 1.1), (1.3, 1.02), (1.9, 0.95),
-                            (2.3, 0.9)):
-            at = np.array(base) + along * share * lengths[0]
+        whole = sum(lengths) + 10
+        steps = (-0.05, 0.1, 0.4, 0.55, 0.75, 0.92, 1.0)
+        for share, grow in zip(steps, (0.8, 1.15, 1.1, 1.0, 0.95, 0.85, 0.6), strict=True):
+            at = np.array(base) + along * share * whole
             rows.append((float(at[2] + z), float(at[0]), 0.0, wide * grow, wide * grow))
-        tubes.append(SoftTissue(tuple(rows), skin=0.2))
+        tubes.append(SoftTissue(tuple(rows), skin=0.2, tip=True))
     return tubes
 
 
@@ -808,10 +1022,11 @@ _PALM_FLESH = SoftTissue(
         (0, 1, 1, 39, 16),
         (30, -2, 1, 41, 14),
         (58, -4, 1, 39, 12),
-        (74, -4, 1, 34, 9),
-        (82, -4, 1, 28, 5),
+        (70, -4, 1, 37, 10),
+        (84, -4, 1, 30, 7),
     ),
     skin=0.1,
+    tip=True,
 )
 
 
@@ -823,10 +1038,11 @@ def limb_of(bone: str, ray: int = 5) -> Limb:
             bone,
             (
                 Part(_humerus(), follows="own"),
-                *_parts([_scapula(), _clavicle()]),
+                *_parts([_scapula(), _clavicle(), *_ribs()], follows="trunk"),
                 *_parts([_radius(), _ulna()], z=316, follows="far"),
             ),
             (_ARM_FLESH, _CHEST),
+            joint=(-13.0, -3.0, 23.0),
             length=322, shaft=(95, 250), distal=(262, 284),
             field=(180, 290, 400), aspect=0.62, partner=False, beam=62,
         )
@@ -849,11 +1065,12 @@ def limb_of(bone: str, ray: int = 5) -> Limb:
             bone,
             (
                 Part(_femur(), follows="own"),
-                *_parts([_pelvis()]),
+                *_parts([_pelvis()], follows="trunk"),
                 *_parts([_patella()], follows="far"),
                 *_parts([_tibia(), _fibula()], z=447, follows="far"),
             ),
             (_THIGH_FLESH,),
+            joint=(-44.0, 5.0, 25.0),
             length=442, shaft=(130, 335), distal=(362, 392),
             field=(240, 370, 520), aspect=0.6, partner=False, beam=72,
         )
@@ -896,6 +1113,5 @@ def interior_points(bone: str, ray: int = 5) -> Array:
     low, high = shape.low, shape.high
     axes = [np.arange(a, b, step, dtype=np.float32) for a, b in zip(low, high, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
-    depth = shape.depth(x, y, z, float(low[2]), float(high[2]))
-    inside = depth > 0
+    inside = shape.depth(Points(x, y, z), x.shape, float(low[2]), float(high[2])) > 0
     return np.stack([x[inside], y[inside], z[inside]], axis=1)

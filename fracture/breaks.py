@@ -17,12 +17,12 @@ import numpy as np
 
 from fracture.bones import rotation
 
-__all__ = ["Break", "Injury", "Motion", "Piece", "break_bone"]
+__all__ = ["STAY", "Break", "Injury", "Motion", "Piece", "break_bone", "noise", "spongy_block"]
 
 Array = np.ndarray
 Field = Callable[[Array, Array, Array], Array]
 
-_CELLS = 64  # cells along each side of the noise block; a power of two, so that it repeats
+_CELLS = 64  # cells along each side of a noise block; a power of two, so that it repeats
 _CELL = 0.5  # mm per cell
 
 
@@ -112,29 +112,39 @@ class Injury:
     rotation: float
 
 
-@lru_cache(maxsize=1)
-def noise_block() -> Array:
+@lru_cache(maxsize=4)
+def noise_block(low: float = 0.06, high: float = 0.9, fall: float = 2.1) -> Array:
     """Smooth random field, float32 (64**3,), mean 0, standard deviation 1, repeating every 32 mm.
 
-    Lengths from 1 to 12 mm are in it, the long ones stronger, as in a surface of broken bone.
+    low, high: frequencies in it, per mm. fall: how much weaker the high ones are (a power).
+    As it stands: lengths from 1 to 16 mm, the long ones stronger, like a surface of broken bone.
     """
     rng = np.random.default_rng(20180101)
     spectrum = np.fft.rfftn(rng.standard_normal((_CELLS,) * 3))
     f = np.fft.fftfreq(_CELLS, _CELL)
     fz = np.fft.rfftfreq(_CELLS, _CELL)
     r = np.sqrt(f[:, None, None] ** 2 + f[None, :, None] ** 2 + fz**2)
-    spectrum *= np.where((r > 0.06) & (r < 0.9), np.maximum(r, 0.06) ** -2.1, 0)
+    spectrum *= np.where((r > low) & (r < high), np.maximum(r, low) ** -fall, 0)
     field = np.fft.irfftn(spectrum, s=(_CELLS,) * 3, axes=(0, 1, 2))
     return (field / field.std()).astype(np.float32).ravel()
 
 
-def noise(x: Array, y: Array, z: Array, shift: tuple[float, float, float]) -> Array:
-    """The noise block at points in mm, moved by `shift` mm."""
+@lru_cache(maxsize=1)
+def spongy_block() -> Array:
+    """Spongy bone, float32 (64**3,), mean 1: thin plates, about 2 mm apart, with marrow between."""
+    plates = np.exp(-((noise_block(0.25, 0.7, 0.5) / 0.5) ** 2))
+    return (plates / plates.mean()).astype(np.float32)
+
+
+def noise(
+    x: Array, y: Array, z: Array, shift: tuple[float, float, float], block: Array | None = None
+) -> Array:
+    """A block (by default the noise block) at points in mm, moved by `shift` mm."""
     scale, mask = 1 / _CELL, _CELLS - 1
     index = ((x + shift[0]) * scale + 1e4).astype(np.int32) & mask
     index = (index << 6) | (((y + shift[1]) * scale + 1e4).astype(np.int32) & mask)
     index = (index << 6) | (((z + shift[2]) * scale + 1e4).astype(np.int32) & mask)
-    return noise_block()[index]
+    return (noise_block() if block is None else block)[index]
 
 
 def _plane(
@@ -250,7 +260,7 @@ def break_bone(points: Array, height: float, injury: Injury, rng: np.random.Gene
         [math.cos(math.radians(injury.direction)), math.sin(math.radians(injury.direction)), 0]
     )
     shift = tuple(rng.uniform(0, 32, 3).tolist())
-    rough = 0.055 * radius
+    rough = 0.07 * radius
     azimuth = injury.direction + rng.uniform(-50, 50)
 
     if injury.pattern == "intact":
@@ -288,10 +298,11 @@ def break_bone(points: Array, height: float, injury: Injury, rng: np.random.Gene
             surface = _plane(centre, slope, azimuth, jag, shift)
         fields = [(_invert(surface), STAY, False), (surface, far, False)]
     elif injury.pattern == "segmental":
-        half = radius * rng.uniform(1.9, 2.8)
+        half = radius * rng.uniform(2.0, 3.4)
         tops = [(centre[0], centre[1], height + side * half) for side in (-1, 1)]
-        first = _plane(tops[0], rng.uniform(-0.5, 0.5), azimuth, rough, shift)
-        second = _plane(tops[1], rng.uniform(-0.5, 0.5), azimuth + 70, rough, shift[::-1])
+        slopes = rng.uniform(0.25, 0.9, 2) * rng.choice([-1, 1], 2)
+        first = _plane(tops[0], float(slopes[0]), azimuth, 1.2 * rough, shift)
+        second = _plane(tops[1], float(slopes[1]), azimuth + 40, 1.2 * rough, shift[::-1])
         # the middle piece leans the other way, as muscles pull it
         share = 0.5
         lean = _tilt(direction, injury.angulation * rng.uniform(-0.3, 0.5))

@@ -33,8 +33,10 @@ from PIL import Image
 
 from fracture.bones import (
     LIMBS,
+    Grid,
     Limb,
     Part,
+    Points,
     Shape,
     SoftTissue,
     interior_points,
@@ -42,9 +44,9 @@ from fracture.bones import (
     rotation,
     table_index,
 )
-from fracture.breaks import STAY, Break, Injury, Motion, Piece, break_bone, noise
+from fracture.breaks import STAY, Break, Injury, Motion, Piece, break_bone, noise, spongy_block
 from fracture.geometry import Box
-from fracture.xray import blur, develop, expose, marker_stamp, noise_image
+from fracture.xray import Tone, blur, develop, marker_stamp, noise_image, shadow, speckle
 
 __all__ = [
     "BONES",
@@ -482,10 +484,12 @@ class SimulatedFilm:
 class _View:
     """Film coordinates (right, down, away) = matrix @ limb point - origin, in bone mm.
 
+    trunk: the matrix of the body, which is always seen from the front.
     pixel: mm per pixel, in the limb's own (unscaled) mm. scale: real mm per limb mm.
     """
 
     matrix: Array
+    trunk: Array
     origin: Array
     shape: tuple[int, int]
     pixel: float
@@ -508,8 +512,10 @@ def _aim(limb: Limb, settings: Settings, level: float, rng: np.random.Generator)
     across = np.array([side * math.cos(a), side * math.sin(a), 0.0])
     away = np.array([-math.sin(a), math.cos(a), 0.0])
     flat = np.stack([across, (0.0, 0.0, 1.0), away])
+    front = np.array([[side, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
     c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
-    matrix = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ flat
+    lean = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+    matrix = lean @ flat
     # the injury lies near the middle of the film, seldom in it
     look = np.array([0.0, 0.0, level])
     own = limb.own
@@ -522,7 +528,9 @@ def _aim(limb: Limb, settings: Settings, level: float, rng: np.random.Generator)
     shift = rng.uniform(-0.5, 0.5, 2) * (0.16, 0.3) * film
     origin = matrix @ look
     origin[:2] += shift - film / 2
-    return _View(matrix, origin, (height, width), pixel, scale, side, a, math.radians(tilt))
+    return _View(
+        matrix, lean @ front, origin, (height, width), pixel, scale, side, a, math.radians(tilt)
+    )
 
 
 def _flesh_middle(flesh: SoftTissue, z: float) -> tuple[float, float]:
@@ -536,11 +544,16 @@ def _flesh_middle(flesh: SoftTissue, z: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Texture:
-    """How dense this patient's bone is: factors on cortex and spongy bone."""
+    """This patient's bone: factors on cortex and spongy bone, how coarse the latter looks (0 to 1).
+
+    shift: where in the noise blocks it lies. child: True if it has growth plates.
+    """
 
     cortex: float
     cancellous: float
+    grain: float
     shift: tuple[float, float, float]
+    child: bool
 
 
 def _cast(
@@ -553,101 +566,113 @@ def _cast(
     """
     height, width = view.shape
     pixel = view.pixel
-    step = 1.5 * pixel
-    slab = max(24 * pixel, 4.0)
-    inverse = matrix.T
-    swell = 1 + (broken.buckle.amount if broken and broken.buckle else 0)
-    low_z, high_z = shape.low[2], shape.high[2]
+    # along the rays less is needed than across, and for the neighbours less than for the bone;
+    # below a fraction of a millimetre nothing is gained
+    step = max((1.5 if broken else 2.1) * pixel, 0.3)
+    low, high = shape.low.copy(), shape.high.copy()
     if not piece.above:
-        low_z = max(low_z, piece.band[0])
+        low[2] = max(low[2], piece.band[0])
     if not piece.below:
-        high_z = min(high_z, piece.band[1])
-    for index in range(max(0, math.ceil((high_z - low_z) / slab))):
-        top, bottom = low_z + index * slab, min(low_z + (index + 1) * slab, high_z)
-        extent = shape.extent(top, bottom)
-        if extent is None:
-            continue
-        low, high = extent
-        if swell > 1:
-            middle, reach = (low + high)[:2] / 2, (high - low)[:2] / 2 * (2 * swell - 1)
-            low[:2], high[:2] = middle - reach, middle + reach
-        corners = np.array(
-            [[(low, high)[i][0], (low, high)[j][1], (low, high)[k][2]]
-             for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+        high[2] = min(high[2], piece.band[1])
+    centre, reach = matrix @ ((low + high) / 2) + offset, np.abs(matrix) @ ((high - low) / 2 + 1)
+    first, last = centre - reach, centre + reach
+    c0, c1 = max(0, math.floor(first[0] / pixel)), min(width, math.ceil(last[0] / pixel))
+    r0, r1 = max(0, math.floor(first[1] / pixel)), min(height, math.ceil(last[1] / pixel))
+    if c0 >= c1 or r0 >= r1:
+        return
+
+    def grid(rows: tuple[int, int], columns: tuple[int, int], steps: tuple[int, int], every: int
+             ) -> Grid:
+        half = every / 2
+        return Grid(
+            (np.arange(*rows, every, dtype=np.float32) + half) * pixel,
+            (np.arange(*columns, every, dtype=np.float32) + half) * pixel,
+            (np.arange(*steps, every, dtype=np.float32) + half) * step + float(first[2]),
+            matrix, offset,
         )
-        corners = corners @ matrix.T + offset
-        first, last = corners.min(axis=0), corners.max(axis=0)
-        c0, c1 = max(0, int(first[0] / pixel) - 1), min(width, int(last[0] / pixel) + 2)
-        r0, r1 = max(0, int(first[1] / pixel) - 1), min(height, int(last[1] / pixel) + 2)
-        if c0 >= c1 or r0 >= r1:
-            continue
-        count = max(1, math.ceil((last[2] - first[2]) / step))
-        right = ((np.arange(c0, c1, dtype=np.float32) + 0.5) * pixel - offset[0])[None, :, None]
-        down = ((np.arange(r0, r1, dtype=np.float32) + 0.5) * pixel - offset[1])[:, None, None]
-        away = (first[2] + (np.arange(count, dtype=np.float32) + 0.5) * step - offset[2])
-        away = away[None, None, :]
-        x, y, z = (
-            _combine(row, (right, down, away)) for row in inverse.astype(np.float32).tolist()
+
+    # a coarse look first: most of the box around a bone is empty
+    every = min(max(round(2.0 / pixel), 2), 8)
+    steps = math.ceil((last[2] - first[2]) / step)
+    coarse = grid((r0, r1), (c0, c1), (0, steps), every)
+    slack = 0.65 * every * math.hypot(pixel, pixel, step) + 0.5
+    if broken and broken.buckle:
+        slack += broken.buckle.amount * 2 * broken.radius
+    found = shape.depth(coarse, coarse.shape, low[2], high[2]) > -slack
+    found &= (coarse.z > low[2] - slack) & (coarse.z < high[2] + slack)
+    if piece.margin is not None:
+        where = np.flatnonzero(found)
+        at = (axis.ravel()[where] for axis in (coarse.x, coarse.y, coarse.z))
+        found.ravel()[where] = piece.margin(*at) > -slack
+    for band in np.flatnonzero(found.any(axis=(1, 2))).tolist():
+        columns = np.flatnonzero(found[band].any(axis=1)).tolist()
+        depths = np.flatnonzero(found[band].any(axis=0)).tolist()
+        rows = r0 + band * every, min(r0 + (band + 1) * every, r1)
+        cols = c0 + columns[0] * every, min(c0 + (columns[-1] + 1) * every, c1)
+        away = depths[0] * every, min((depths[-1] + 1) * every, steps)
+        heights = coarse.z[band][found[band]]
+        fine = grid(rows, cols, away, 1)
+        met = _density(
+            shape, piece, fine, float(heights.min()) - slack, float(heights.max()) + slack,
+            step, texture, broken,
         )
-        found = _density(shape, piece, x, y, z, top, bottom, step, texture, broken)
-        if found is None:
+        if met is None:
             continue
-        rays, density, near = found
-        rays //= count
-        size = (r1 - r0) * (c1 - c0)
-        met = np.bincount(rays, density, minlength=size).reshape(r1 - r0, c1 - c0)
-        thickness[r0:r1, c0:c1] += met.astype(np.float32) * (step * view.scale)
+        rays, density, near = met
+        rays //= away[1] - away[0]
+        size = rows[1] - rows[0], cols[1] - cols[0]
+        block = slice(*rows), slice(*cols)
+        total = np.bincount(rays, density, minlength=size[0] * size[1]).reshape(size)
+        thickness[block] += total.astype(np.float32) * (step * view.scale)
         if near is not None:
-            marked = np.bincount(rays, near, minlength=size).reshape(r1 - r0, c1 - c0)
-            mask[r0:r1, c0:c1] |= marked > 0
-
-
-def _combine(weights: list[float], axes: tuple[Array, Array, Array]) -> Array:
-    """Weighted sum that leaves out axes without weight, so that planes stay planes."""
-    terms = [w * a for w, a in zip(weights, axes, strict=True) if abs(w) > 1e-7]
-    return sum(terms[1:], terms[0]).astype(np.float32)
+            mask[block] |= np.bincount(rays, near, minlength=size[0] * size[1]).reshape(size) > 0
 
 
 def _density(
-    shape: Shape, piece: Piece, x: Array, y: Array, z: Array, top: float, bottom: float,
-    step: float, texture: _Texture, broken: Break | None,
+    shape: Shape, piece: Piece, grid: Grid, top: float, bottom: float, step: float,
+    texture: _Texture, broken: Break | None,
 ) -> tuple[Array, Array, Array | None] | None:
-    """What lies at points within a slab: None, or for the points that hold bone, each (n,):
+    """What lies at points of which top <= z <= bottom: None, or for those that hold bone, (n,):
 
     their index among all points, their density (1 is cortical bone), and whether they show the
     fracture.
     """
     buckle = broken.buckle if broken else None
-    near_buckle = buckle and abs((top + bottom) / 2 - buckle.z) < 3 * buckle.width + bottom - top
-    if near_buckle:
-        x, y = buckle.undo(x, y, z)
-    depth = shape.depth(x, y, z, top, bottom)
-    if depth is None:
-        return None
-    held = depth > -0.5 * step
-    held &= (z >= top) & (z < bottom)
-    index = np.flatnonzero(held)
+    near_buckle = buckle and top - 3 * buckle.width < buckle.z < bottom + 3 * buckle.width
+    points = Points(*buckle.undo(grid.x, grid.y, grid.z), grid.z) if near_buckle else grid
+    depth = shape.depth(points, grid.shape, top, bottom)
+    index = np.flatnonzero(depth > -0.5 * step)
     if not len(index):
         return None
     depth = depth.ravel()[index]
-    x, y, z = (np.broadcast_to(axis, held.shape)[held] for axis in (x, y, z))
+    x, y, z = (axis.ravel()[index] for axis in (points.x, points.y, points.z))
     sharp = 1 / step
     level = table_index(z, float(shape.low[2]), len(shape.cortex))
     cortex = shape.cortex[level] * texture.cortex
     spongy = shape.cancellous[level] * texture.cancellous
     wave = noise(x, y, 0.4 * z, texture.shift)
+    depth += 0.12 * wave
     shell = np.clip(depth * sharp + 0.5, 0, 1)
     core = np.clip((depth - cortex * (1 + 0.12 * wave)) * (0.8 * sharp) + 0.5, 0, 1)
     if float(spongy.max()) > 0.02:
-        fine = noise(1.7 * x, 1.7 * y, 0.8 * z, texture.shift[::-1])
-        spongy *= np.maximum(1 + 0.9 * fine + 0.35 * wave, 0.1)
+        plates = noise(x, y, 0.5 * z, texture.shift[::-1], spongy_block())
+        spongy *= 1 + texture.grain * (plates - 1)
+        spongy *= np.maximum(1 + 0.3 * wave, 0.3)
     density = shell - core * (1 - spongy)
+    if texture.child:
+        for plate in shape.plates:
+            if top - 4 < plate < bottom + 4:
+                away = (z - plate - 0.8 * wave) * 0.8
+                density *= 1 - 0.92 * np.exp(-away * away)
     near = None
-    if piece.margin is not None and bottom > piece.band[0] and top < piece.band[1]:
-        margin = piece.margin(x, y, z)
-        density *= np.clip(margin * sharp + 0.5, 0, 1)
-        if broken and broken.seams:
-            near = (density > 0.05) & ((margin < 1.5) | piece.loose)
+    if piece.margin is not None:
+        if bottom > piece.band[0] and top < piece.band[1]:
+            margin = piece.margin(x, y, z)
+            density *= np.clip(margin * sharp + 0.5, 0, 1)
+            if broken and broken.seams:
+                near = (density > 0.05) & ((margin < 1.5) | piece.loose)
+        elif not (piece.above if bottom <= piece.band[0] else piece.below):
+            return None
     if near_buckle and broken and not broken.seams:
         near = (density > 0.05) & (np.abs(z - buckle.z) < 1.6 * buckle.width)
     return index, density, near
@@ -665,15 +690,18 @@ def _flesh(limb: Limb, view: _View, fracture: Break, texture_rng: np.random.Gene
     down = ((np.arange(height, dtype=np.float32) + 0.5) * view.pixel + view.origin[1])[:, None]
     c, s = math.cos(view.tilt), math.sin(view.tilt)
     u, z = c * right + s * down, c * down - s * right  # undo the tilt
-    ca, sa = view.side * math.cos(view.angle), view.side * math.sin(view.angle)
+    limb_ca, limb_sa = view.side * math.cos(view.angle), view.side * math.sin(view.angle)
+    joint = limb.joint
+    trunk_u = limb_ca * joint[0] + limb_sa * joint[1] - view.side * joint[0]
     # the limb bends with the bone, over a few centimetres
     beyond = z - float(level[2])
     soft = 14.0
     bend = np.where(beyond > 60, beyond, soft * np.log1p(np.exp(np.minimum(beyond, 60) / soft)))
     lean = limb_far.matrix[:, 2]
-    lean_u = ca * float(lean[0]) + sa * float(lean[1])
+    lean_u = limb_ca * float(lean[0]) + limb_sa * float(lean[1])
     moved = limb_far.matrix @ level + limb_far.offset - level
-    moved_u = ca * float(moved[0]) + sa * float(moved[1])
+    moved_u = limb_ca * float(moved[0]) + limb_sa * float(moved[1])
+    still = u
     u = u - lean_u * bend - moved_u / (1 + np.exp(-np.clip(beyond / soft, -30, 30)))
     swelling = float(texture_rng.uniform(0.02, 0.09)) if len(fracture.pieces) > 1 else 0.0
     swell = 1 + swelling * np.exp(-((beyond / 45) ** 2))
@@ -691,11 +719,19 @@ def _flesh(limb: Limb, view: _View, fracture: Break, texture_rng: np.random.Gene
         ).astype(np.float32)
         i = np.clip(z - rows[0, 0], 0, len(grid) - 1).astype(np.int32)
         cx, cy, w, d = (column[i] for column in table)
-        w, d = w * (plump * swell), d * (plump * swell)
+        if tube.trunk:
+            ca, sa, across, middle = view.side, 0.0, still, trunk_u
+        else:
+            ca, sa, across, middle = limb_ca, limb_sa, u, 0.0
+            w, d = w * (plump * swell), d * (plump * swell)
+        if tube.tip:
+            end = np.clip((rows[-1, 0] - z) / (1.2 * rows[-1, 3]), 1e-3, 1)
+            w = w * np.sqrt(end * (2 - end))
+            d = d * np.sqrt(end * (2 - end))
         half = np.sqrt((w * ca) ** 2 + (d * sa) ** 2)
         deep = 2 * w * d / half
-        there = (z >= rows[0, 0]) & (z <= rows[-1, 0])
-        offset = u - (ca * cx + sa * cy)
+        there = z <= rows[-1, 0] if tube.tip else np.ones_like(z, bool)
+        offset = across - middle - (ca * cx + sa * cy)
         for target, share in ((outer, 1.0), (inner, 1 - tube.skin * plump)):
             chord = deep * share * np.sqrt(np.maximum(1 - (offset / (half * share)) ** 2, 0))
             np.maximum(target, chord * there, out=target)
@@ -727,7 +763,9 @@ def simulate(settings: Settings) -> SimulatedFilm:
     texture = _Texture(
         float(body.uniform(0.85, 1.1)),
         float(body.uniform(0.8, 1.2)),
+        float(body.uniform(0.4, 1.0)),
         tuple(body.uniform(0, 32, 3).tolist()),
+        settings.pattern in _INCOMPLETE,
     )
     broken = _break(limb, settings, level, view.scale, ray)
     own = limb.own
@@ -746,9 +784,15 @@ def simulate(settings: Settings) -> SimulatedFilm:
             elif part.follows == "far":
                 matrix = far.matrix @ turn
                 shift = far.matrix @ offset + far.offset
+            if part.follows == "trunk":
+                joint = np.array(limb.joint)
+                to_film = view.trunk @ matrix
+                onto = view.trunk @ (shift - joint) + view.matrix @ joint - view.origin
+            else:
+                to_film, onto = view.matrix @ matrix, view.matrix @ shift - view.origin
             _cast(
-                part.shape, piece, view.matrix @ matrix, view.matrix @ shift - view.origin, view,
-                texture, broken if part is own else None, thickness, mask,
+                part.shape, piece, to_film, onto, view, texture,
+                broken if part is own else None, thickness, mask,
             )
     centre = rotation(*own.turn) @ np.array(broken.centre) + np.array(own.offset)
     soft, fat = _flesh(limb, view, broken, body, far, centre)
@@ -813,27 +857,28 @@ def _box(mask: Array) -> Box | None:
 def _photograph(bone: Array, soft: Array, fat: Array, view: _View, settings: Settings) -> Array:
     rng = _seeded(settings, 4)
     look = _seeded(settings, 5)
-    real_pixel = view.pixel * view.scale
-    gamma = float(look.uniform(1.5, 2.0))
-    crisp = float(look.choice([0.0, 0.5, 0.9]))
-    quanta = 9000 * settings.exposure * (real_pixel / 0.6) ** 0.5 / max(settings.noise, 0.02) ** 2
-    signal = expose(
-        bone, soft, fat, kvp=settings.kvp, pixel=real_pixel, quanta=quanta,
-        blur_mm=float(look.uniform(0.12, 0.3)), gradient=tuple(look.uniform(-0.12, 0.12, 2)),
-        rng=rng,
+    pixel = view.pixel * view.scale
+    film = bool(look.random() < 0.5)
+    signal = shadow(
+        bone, soft, fat, kvp=settings.kvp, pixel=pixel, blur_mm=float(look.uniform(0.12, 0.4)),
+        gradient=tuple(look.uniform(-0.12, 0.12, 2).tolist()),
     )
-    # a phototimer sets the film to the patient; `exposure` is how far it missed
-    flesh = np.log(signal[(soft + fat > 8) & (bone < 1)])
-    dense = np.log(signal[bone > 2])
-    middle = 0.5 * float(np.median(flesh)) + 0.5 * float(np.quantile(dense, 0.35))
+    # a phototimer sets the beam to the patient; `exposure` is how far it missed
+    density = -np.log(signal)
+    flesh = float(np.median(density[(soft + fat > 12) & (bone < 1)]))
+    dense = float(np.quantile(density[bone > 2], 0.85))
+    tone = Tone(
+        flesh, max(dense, flesh + 0.3), film, float(look.uniform(0.85, 1.15)),
+        float(look.choice([0.0, 0.3, 0.6]) if film else look.uniform(0.4, 1.0)),
+        float(look.uniform(0.0, 0.04) if film else look.uniform(0.02, 0.13)),
+    )
     signal = _collimate(signal, view, settings, look)
     signal = _mark(signal, settings, look)
-    pixels = develop(
-        signal * settings.exposure, middle=math.exp(middle), gamma=gamma, crisp=crisp,
-        pixel=real_pixel,
-    )
-    fog = float(look.uniform(0.0, 0.06))
-    pixels = fog + (1 - fog) * pixels
+    quanta = 2600 * settings.exposure * math.exp(flesh) / max(settings.noise, 0.02) ** 2
+    signal = speckle(signal * settings.exposure, quanta / settings.exposure, rng)
+    pixels = develop(signal, tone, pixel)
+    if not film:  # the streaks of a plate reader
+        pixels = pixels + 0.003 * noise_image(view.shape, rng, (view.shape[0], 2))
     if settings.collimation == "shutter":
         pixels = pixels * _frame(view.shape, look, look.uniform(0.015, 0.06, 4), 1.0)
     return np.clip(pixels, 0, 1).astype(np.float32)

@@ -8,12 +8,13 @@ behind 2.7 mm of aluminium: plain, and good enough for the contrast between bone
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["blur", "develop", "expose", "marker_stamp", "noise_image"]
+__all__ = ["Tone", "blur", "develop", "marker_stamp", "noise_image", "shadow", "speckle"]
 
 Array = np.ndarray
 
@@ -89,15 +90,14 @@ def noise_image(
     return (fine - fine.mean()) / (fine.std() + 1e-6)
 
 
-def expose(
-    bone: Array, soft: Array, fat: Array, *, kvp: float, pixel: float, quanta: float,
-    blur_mm: float, gradient: tuple[float, float], rng: np.random.Generator,
+def shadow(
+    bone: Array, soft: Array, fat: Array, *, kvp: float, pixel: float, blur_mm: float,
+    gradient: tuple[float, float],
 ) -> Array:
-    """Signal on the film, 1 where nothing was in the way, float32 (H, W).
+    """Signal without noise, 1 where nothing was in the way, float32 (H, W).
 
-    bone, soft, fat: thickness in mm. pixel: mm per pixel. quanta: X-ray quanta a pixel would
-    get without a patient. blur_mm: focal spot and screen, as a standard deviation.
-    gradient: fall of the beam from edge to edge (down, across), as a share.
+    bone, soft, fat: thickness in mm. pixel: mm per pixel. blur_mm: focal spot and screen, as a
+    standard deviation. gradient: fall of the beam from edge to edge (down, across), as a share.
     """
     height, width = bone.shape
     primary = transmit(bone, soft, fat, kvp)
@@ -106,29 +106,59 @@ def expose(
     primary *= 1 + down + across
     thick = soft + fat + 1.5 * bone
     # flesh scatters about as much as it absorbs; a grid or an air gap takes most of it away
-    ratio = 0.55 * (1 - np.exp(-thick / 110))
-    scatter = blur(primary * ratio, 14 / pixel) + 0.012
-    signal = blur(primary, blur_mm / pixel) + scatter
-    counts = np.maximum(signal * quanta, 1)
-    # quantum noise, slightly smeared by the screen, then the reader's own noise
+    ratio = 0.5 * (1 - np.exp(-thick / 110))
+    scatter = blur(primary * ratio, 14 / pixel) + 0.002
+    return blur(primary, blur_mm / pixel) + scatter
+
+
+def speckle(signal: Array, quanta: float, rng: np.random.Generator) -> Array:
+    """The signal with noise; quanta: X-ray quanta behind a pixel whose signal is 1."""
     grain = rng.standard_normal(signal.shape, dtype=np.float32)
-    grain = 0.75 * grain + 1.1 * blur(grain, 0.8)
-    signal = signal + grain * np.sqrt(counts) / quanta
-    signal += rng.standard_normal(signal.shape, dtype=np.float32) * 0.0012
-    return np.maximum(signal, 1e-4)
+    # quantum noise, smeared by the screen (so less of it is left), then the reader's own noise
+    grain = 0.45 * grain + 1.3 * blur(grain, 0.9)
+    result = signal + grain * np.sqrt(signal * (1 / quanta))
+    result += rng.standard_normal(signal.shape, dtype=np.float32) * (0.004 * signal)
+    return np.maximum(result, 1e-4)
 
 
-def develop(signal: Array, *, middle: float, gamma: float, crisp: float, pixel: float) -> Array:
-    """Film brightness in [0, 1], bone bright, from the signal.
+@dataclass(frozen=True)
+class Tone:
+    """How signal becomes brightness.
 
-    middle: the signal that comes out half bright. gamma: steepness of the film curve.
-    crisp:  how much a digital system lifts edges and fine detail (0: plain film).
+    flesh, dense: -log(signal) of soft tissue and of dense bone on this film.
+    film:     True for a plain film (an S-shaped curve set to the bone), False for a digital
+              system (nearly straight, thick regions brought closer together).
+    contrast: 1 is usual. crisp: how much edges and fine detail are lifted, 0 to 1.
+    base:     brightness where nothing was in the way.
     """
-    density = np.log(signal * (1 / middle))
-    if crisp:
-        density = density + crisp * (density - blur(density, 1.1 / pixel))
-        density = density + 0.5 * crisp * (density - blur(density, 9 / pixel))
-    return 1 / (1 + np.exp(gamma * density))
+
+    flesh: float
+    dense: float
+    film: bool
+    contrast: float
+    crisp: float
+    base: float
+
+
+def develop(signal: Array, tone: Tone, pixel: float) -> Array:
+    """Film brightness in [0, 1], bone bright, float32 (H, W); pixel: mm."""
+    density = -np.log(signal)
+    if tone.crisp:
+        fine = density - blur(density, 1.0 / pixel)
+        density = density + tone.crisp * (fine + 0.35 * (density - blur(density, 7 / pixel)))
+    if tone.film:
+        slope = min(max(2.5 / max(tone.dense - tone.flesh, 0.1), 1.2), 3.4) * tone.contrast
+        middle = tone.dense - 1.4 / slope
+        bright = 1 / (1 + np.exp(slope * (middle - density)))
+    else:
+        share = density * (1 / tone.dense)
+        flesh = tone.flesh / tone.dense
+        share = share - 0.3 * (blur(share, 30 / pixel) - flesh)
+        # a power that puts flesh at a third and dense bone at four fifths, with a soft shoulder
+        power = min(max(math.log(0.33 / 0.8) / math.log(flesh), 1.0), 3.2) * tone.contrast
+        bright = 0.8 * np.maximum(share, 0) ** power
+        bright = np.where(bright > 0.7, 0.7 + 0.28 * np.tanh((bright - 0.7) / 0.28), bright)
+    return tone.base + (1 - tone.base) * bright
 
 
 @lru_cache(maxsize=16)
