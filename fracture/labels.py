@@ -38,6 +38,19 @@ _REQUIRED_COLUMNS = ("id", "file", "group", "label")
 # Boxes are published with four decimals, so an edge may miss the border by a rounding.
 _BOX_SLACK = 1e-3
 
+# Words that augmentation tools and file managers append to a picture's name.
+_VARIANT = re.compile(
+    r"""[\s_.-]*(?:
+        (?:random|horizontal|vertical|h|v)?[\s_-]*(?:flip(?:ped)?|mirror(?:ed)?)
+      | rot(?:at(?:e|ed|ion))? | (?:light|dark)?bright(?:ness|er|ened)? | dark(?:er|ened)?
+      | contrast | gamma | noise | noisy | blur(?:red)? | crop(?:ped)? | zoom(?:ed)?
+      | shift(?:ed)? | shear(?:ed)? | transl(?:ate|ated|ation) | scaled? | resized?
+      | sharpen(?:ed)? | equali[sz]ed? | clahe | invert(?:ed)? | negative | elastic
+      | aug(?:ment(?:ed|ation)?)? | cop(?:y|ie) | kopie
+    )(?:[\s_-]*[+-]?\d+(?:\.\d+)?(?:deg)?)?$""",
+    re.VERBOSE,
+)
+
 Box = tuple[float, float, float, float]
 
 
@@ -205,8 +218,28 @@ def film_number(name: str) -> str | None:
     >>> film_number("12_Simple Bone Fracture_rotate.jpg")
     '12'
     """
-    found = re.match(r"0*(\d+)\s*[_ -]\s*(?:simple|comminuted)\b", name.lower())
+    found = re.match(r"0*(\d+)\s*[_ -]\s*(?:simple|comminuted)(?![a-z])", name.lower())
     return found.group(1) if found else None
+
+
+def film_name(name: str) -> str:
+    """A picture's file name without what tells the variants of one film apart.
+
+    Endings are taken off only as long as a number is left of the name: ``12_rotated`` is a
+    variant of film 12, but ``simple_aug_12`` need not be one of a film called "simple".
+
+    >>> film_name("film 12_rotate-flipped 2.jpg")
+    'film 12'
+    >>> film_name("wrist_png.rf.0a1b2c3d4e5f60718293a4b5c6d7e8f9.jpg")
+    'wrist'
+    """
+    stem = re.sub(r"\.\w+$", "", name.lower())
+    stem = re.sub(r"_(jpe?g|png)\.rf\.[0-9a-f]{32}$", "", stem)
+    while True:
+        shorter = _VARIANT.sub("", stem).rstrip(" _-.")
+        if shorter == stem or not re.search(r"\d", shorter):
+            return stem
+        stem = shorter
 
 
 def check_trainable(records: Sequence[Record]) -> None:
@@ -380,7 +413,7 @@ def _read_class_folders(root: Path) -> list[Record]:
         if label not in ("Simple", "Comminuted"):
             continue
         name = path.relative_to(root).as_posix()
-        film = film_number(path.name) or path.stem.lower()
+        film = film_number(path.name) or film_name(path.name)
         width, height = _picture_size(path, f"picture {name}")
         records.append(
             Record(
@@ -467,4 +500,4 @@ def _parse_box(value: object, where: str) -> Box:
             "(boxes are fractions of its width and height)."
         )
     left, top = max(x, 0.0), max(y, 0.0)
-    return left, top, min(x + width, 1.0) - left, min(y + height, 1.0) - top
+    return left, top, min(width + min(x, 0.0), 1 - left), min(height + min(y, 0.0), 1 - top)
