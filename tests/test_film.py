@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
 from PIL import Image, ImageOps
 
 from fracture.film import (
@@ -714,3 +717,31 @@ def test_no_torch_is_imported() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_slice_of_the_fuzzer() -> None:
+    import fuzz_film
+
+    counts, wrong = fuzz_film.run(first=1_000_000, inputs=200, seed=0, progress=False)
+    assert not wrong
+    assert counts["read"] > 10 and counts["refused"] > 50 and counts.total() == 200
+
+
+@given(
+    hypothesis_numpy.arrays(
+        st.one_of(
+            hypothesis_numpy.floating_dtypes(),
+            hypothesis_numpy.integer_dtypes(),
+            hypothesis_numpy.boolean_dtypes(),
+        ),
+        hypothesis_numpy.array_shapes(min_dims=1, max_dims=4, max_side=70),
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_any_array_is_a_film_or_an_error(values: np.ndarray) -> None:
+    try:
+        film = read_film(values)
+    except FilmError:
+        return
+    assert film.pixels.shape == values.shape[:2]
+    assert film.pixels.min() >= 0 and film.pixels.max() <= 1
