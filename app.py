@@ -8,7 +8,6 @@ the model loads in the background meanwhile.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import shutil
@@ -140,11 +139,22 @@ async def health(request) -> JSONResponse:
     return JSONResponse({"status": "ok", "model": state}, 503 if state == "failed" else 200)
 
 
-@contextlib.asynccontextmanager
-async def loading_meanwhile(app):
-    """Start loading the model once the server is up, so that the first page need not wait."""
-    threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
-    yield
+class LoadLater:
+    """ASGI layer: starts loading the model once the first page was sent.
+
+    Importing torch holds the interpreter for seconds. Begun any earlier it delays the page, and on
+    a slow machine the request with which Gradio itself tries its server: the launch would fail.
+    """
+
+    def __init__(self, app):
+        self.app = app
+        self.begun = False
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+        if scope["type"] == "http" and "startup-events" not in scope["path"] and not self.begun:
+            self.begun = True
+            threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
 
 
 HEADER = f"""
@@ -201,8 +211,7 @@ def build() -> gr.Blocks:
         pwa=False,
         app_kwargs={
             "routes": routes,
-            "middleware": [Middleware(Guard)],
-            "lifespan": loading_meanwhile,
+            "middleware": [Middleware(LoadLater), Middleware(Guard)],
             "docs_url": None,
             "redoc_url": None,
         },

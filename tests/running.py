@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-PATIENCE = 120  # seconds; machines that train a model meanwhile are slow
+PATIENCE = 300  # seconds; a machine that trains a model meanwhile is slow
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Running:
 
 @contextmanager
 def run_app(folder: Path, models: Path, default: str, keep: int | None = None) -> Iterator[Running]:
-    """Start the app with the checkpoint `default` out of `models`; wait until the model is loaded."""
+    """Start the app with the checkpoint `default` of the folder `models`; wait for the model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
