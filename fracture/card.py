@@ -182,7 +182,8 @@ def data_section(values: Json) -> str:
 
 {licences}
 
-Both ask for attribution, which is hereby given. No picture of either set is part of this project;
+These licences ask for attribution, which is hereby given. No picture of the sets is part of this
+project;
 the weights are derived from them.
 
 **How the labels came about.** Every fractured film was read twice, independently, against a
@@ -266,10 +267,11 @@ def calibration_section(values: Json) -> str:
     refused = ""
     if found := values.get("refusal"):
         names = {"labels": "CT, MRI, skull, chest, drawings", "scikit-image": "scikit-image's"}
+        ordered = sorted(found["by_kind"].items(), key=lambda kind: (kind[0] not in names, kind[0]))
         parts = {
             "real films": found["real"],
             "pictures of other things": found["foreign"],
-            **{f"... {names.get(k, f'drawn: {k}')}": v for k, v in found["by_kind"].items()},
+            **{f"... {names.get(k, f'drawn: {k}')}": v for k, v in ordered},
         }
         table = _table(
             ["pictures", "number", "refused"],
@@ -280,8 +282,8 @@ def calibration_section(values: Json) -> str:
 ## When it says "uncertain", and when it says nothing
 
 The app does not commit itself when the likeliest class stays below
-{values["thresholds"]["uncertain"]:.2f}; the threshold is chosen so that {COVERAGE:.0%} of the clear
-films are answered. On the answered clear films balanced accuracy is
+{values["thresholds"]["uncertain"]:.2f}; the threshold is chosen so that {_percent(COVERAGE)} of the
+clear films are answered. On the answered clear films balanced accuracy is
 {_span(silent["balanced_accuracy_answered"])}.
 
 {_table(["films", "number", "abstains"], rows)}
@@ -412,7 +414,7 @@ def lesson_table(lesson: Json) -> str:
 
 def _majority(values: Json) -> str:
     full = values["kind"]["full"]
-    return f"{1 - full['positives'] / full['films']:.0%}".replace("%", " %")
+    return _percent(1 - full["positives"] / full["films"])
 
 
 def _folds(values: Json) -> str:
@@ -430,6 +432,10 @@ def _span(figure: Json | None, missing: str = "not defined") -> str:
     if figure is None:
         return missing
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _number(count: int) -> str:

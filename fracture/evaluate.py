@@ -119,7 +119,9 @@ def three_classes(table: Table, answers: Answers) -> Json:
                 metrics.balanced_accuracy(truth, answers.said[mask], w)
             ),
             "accuracy": metrics.interval(metrics.mean(hit, w)),
-            "ece": metrics.interval(metrics.calibration_error(hit, answers.sureness[mask], w)),
+            "ece": metrics.interval(
+                metrics.calibration_error(hit, answers.sureness[mask], w), recentred=True
+            ),
         }
 
     return {

@@ -137,7 +137,7 @@ def regions(evaluation: Json) -> Figure | None:
     names = [f"{name} ({part['films']}, {part['positives']} comm.)" for name, part in rows]
     _bars(axis, names, [part["auroc"] for _, part in rows], [BLUE] * len(rows))
     axis.axvline(0.5, color=GREY, ls=":")
-    axis.set(xlabel="AUROC, simple against comminuted", xlim=(0, 1))
+    axis.set(xlabel="AUROC, simple against comminuted", xlim=(0, 1.1))
     return figure
 
 
@@ -154,7 +154,7 @@ def explanation(evaluation: Json) -> Figure | None:
     figure, axis = plt.subplots(figsize=(9, 1.6 + 0.5 * len(rows)))
     names, values, colors = zip(*rows[::-1], strict=True)
     _bars(axis, names, values, colors)
-    axis.set(xlabel="highest point of the map in a radiologist's box", xlim=(0, 1))
+    axis.set(xlabel="highest point of the map in a radiologist's box", xlim=(0, 1.1))
     for label, color in (("the model's maps", BLUE), ("baselines", GREY),
                          ("random weights", ORANGE)):  # fmt: skip
         axis.barh([0], [0], color=color, label=label)
@@ -172,7 +172,7 @@ def lesson(evaluation: Json) -> Figure | None:
     names = [f"{row['model']}: {row['way']}" for row in rows[::-1]]
     for axis, key in zip(axes, ("accuracy", "balanced_accuracy"), strict=True):
         _bars(axis, names, [row[key] for row in rows[::-1]], colors)
-        axis.set(xlabel=key.replace("_", " "), xlim=(0, 1.02))
+        axis.set(xlabel=key.replace("_", " "), xlim=(0, 1.12))
     axes[0].axvline(evaluation["lesson"]["claimed"], color="black", ls=":", lw=1)
     return figure
 
@@ -223,6 +223,7 @@ def _bars(
             continue
         axis.barh(row, value["value"], color=color, height=0.65)
         axis.plot([value["low"], value["high"]], [row, row], color="black", lw=2)
-        axis.text(0.01, row, f"{value['value']:.2f}", va="center", color="white", fontsize=12,
-                  bbox={"facecolor": color, "edgecolor": "none", "pad": 1})  # fmt: skip
+        right = max(value["value"], value["high"]) + 0.02
+        axis.text(right, row, f"{value['value']:.2f}", va="center", fontsize=12)
     axis.set_yticks(range(len(names)), names)
+    axis.set_xticks(np.linspace(0, 1, 6))

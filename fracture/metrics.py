@@ -26,24 +26,20 @@ def resample(groups: Sequence[str], times: int = RESAMPLES, seed: int = 0) -> np
     return np.concatenate([np.ones((1, len(member))), draws[:, member]]).astype(np.float32)
 
 
-def interval(values: np.ndarray) -> Figure | None:
+def interval(values: np.ndarray, *, recentred: bool = False) -> Figure | None:
     """Value and 95 % interval of a measure (B,) in [0, 1]; None where it is not defined.
 
-    Percentiles of the resamples, moved so that their mean lies on the value: resampling alone
-    makes a calibration error larger, by as much as it is moved back. The other measures here
-    hardly move.
+    The interval holds the middle 95 % of the resamples. `recentred` moves them so that their mean
+    lies on the value: for a calibration error, which resampling by itself makes larger.
     """
-    value, spread = float(values[0]), values[1:]
+    value, spread = float(values[0]), values[1:][np.isfinite(values[1:])]
     if not np.isfinite(value):
         return None
-    if not np.isfinite(spread).any():
-        return {"value": round(value, 4), "low": round(value, 4), "high": round(value, 4)}
-    low, high = np.nanpercentile(spread, [2.5, 97.5]) - (np.nanmean(spread) - value)
-    return {
-        "value": round(value, 4),
-        "low": round(float(np.clip(min(low, value), 0, 1)), 4),
-        "high": round(float(np.clip(max(high, value), 0, 1)), 4),
-    }
+    low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (value, value)
+    move = spread.mean() - value if recentred and len(spread) else 0.0
+    low, high = min(low - move, value), max(high - move, value)
+    low, high = (round(float(np.clip(end, 0, 1)), 4) for end in (low, high))
+    return {"value": round(value, 4), "low": low, "high": high}
 
 
 def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -126,7 +122,7 @@ def two_class(
         "specificity": interval(kept),
         "f1": interval(f1(truth, said, w)) if truth.any() else None,
         "brier": interval(mean((probability - truth) ** 2, w)),
-        "ece": interval(calibration_error(truth, probability, w)),
+        "ece": interval(calibration_error(truth, probability, w), recentred=True),
     }
 
 

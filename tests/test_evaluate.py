@@ -93,8 +93,10 @@ def evaluation(table: calibrate.Table) -> dict:
         "abstention": evaluate.abstention(table, answers),
         "refusal": evaluate.refusal(
             table,
-            [{"group": f"g{i}", "source": "cat" if i % 4 else "labels", "refused": i != 3}
-             for i in range(20)],
+            [
+                {"group": f"g{i}", "source": "cat" if i % 4 else "labels", "refused": i != 3}
+                for i in range(20)
+            ],
         ),
         "explanation": pointing.explanation(table, answers),
         "cross_source": {},
