@@ -1,8 +1,8 @@
 """The web demo: `python app.py`, or a Gradio Space as it stands.
 
-Teaching tool, not a medical device. This file holds what concerns the whole app (look, limits,
-privacy, health); every tab is a module in `pages/`. The page is served before torch is imported:
-the model loads in the background meanwhile.
+Teaching tool, not a medical device. This file is Gradio: the look, the limits and the wiring of
+each tab. What a tab shows and does lives in the package, mostly in `fracture.web`. The page is
+served before torch is imported: the model loads in the background meanwhile.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import secrets
 import shutil
 import signal
 import sys
 import tempfile
-import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Before Gradio and torch are imported, which read these once.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -26,15 +28,27 @@ if "GRADIO_TEMP_DIR" not in os.environ:  # uploads: a folder of our own, gone wh
     atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 import gradio as gr
+import numpy as np
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pages import html, models, read
-from pages.drop import MAX_MEGABYTES
+from fracture.web import drop as drop_zone
+from fracture.web import html, models, pictures, server
+from fracture.web.reading import (
+    VERDICT,
+    Answer,
+    Request,
+    Upload,
+    as_json,
+    failure,
+    look,
+    read_many,
+    write_table,
+)
 
 HERE = Path(__file__).parent
+WEB = HERE / "fracture" / "web"
 EXAMPLES = HERE / "examples"
 KEEP_SECONDS = 600  # how long an upload or a result may stay on the disk
 QUEUE_LENGTH = 64  # readings that may wait; beyond that the page says that the queue is full
@@ -93,70 +107,224 @@ theme = gr.themes.Base(
 )
 
 
-HEADERS = {
-    "content-security-policy": "default-src 'self' data: blob:; "
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'",
-    "permissions-policy": "camera=(self), clipboard-read=(self), geolocation=(), microphone=()",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
+# ---------------------------------------------------------------------- Read an X-ray
+# One reading keeps one core busy, so as many run at a time as there are cores; the rest queue.
+READERS = os.cpu_count() or 2
+QUEUED = {"concurrency_id": "read", "concurrency_limit": READERS}
+PRIVATE = {"api_visibility": "private", **QUEUED}
+
+# The verdict is announced when it changes; the list of films tells which row's film to show.
+ANNOUNCED = '<div role="status" aria-live="polite">${value}</div>'
+BATCH = """
+watch("value", () => {
+  if (props.value) element.scrollIntoView({ behavior: "smooth", block: "start" });
+});
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-open]");
+  if (!button) return;
+  trigger("select", { index: Number(button.dataset.open) });
+  document.querySelector("#read").scrollIntoView({ behavior: "smooth", block: "start" });
+});
+"""
 
 
-class Guard:
-    """ASGI layer: sane response headers, and no fetching of other servers' addresses.
+def read_page(examples: Sequence[Path]) -> None:
+    """Build the page "Read an X-ray"; `examples` are served under `examples/`."""
+    with gr.Row(elem_id="read", equal_height=False):
+        with gr.Column(scale=7, min_width=320):
+            drop = film_drop()
+            view = gr.HTML(
+                js_on_load=(WEB / "read.js").read_text(encoding="utf-8"),
+                apply_default_css=False,
+                elem_id="view",
+            )
+            gr.HTML(
+                drop_zone.example_strip(examples),
+                js_on_load=drop_zone.TRY_EXAMPLE,
+                apply_default_css=False,
+                visible=bool(examples),
+                elem_id="examples",
+            )
+        with gr.Column(scale=5, min_width=320):
+            verdict = gr.HTML(
+                html.waiting_card(),
+                html_template=ANNOUNCED,
+                apply_default_css=False,
+                elem_id="verdict",
+            )
+            insist = gr.Button("Show the verdict anyway", visible=False, elem_id="insist")
+            with gr.Column(elem_id="controls"):
+                choices = _controls()
+    batch = gr.HTML(apply_default_css=False, elem_id="batch", js_on_load=BATCH)
+    with gr.Row(visible=False, elem_id="take-away") as take_away:
+        table = gr.DownloadButton("Take the table (CSV)", size="md")
+        archive = gr.DownloadButton("Take the overlays (zip)", size="md")
+    row = gr.Number(0, visible="hidden", precision=0)  # which film is shown; kept in the browser
+    shown = [view, verdict, insist]
+    uploads = drop.GRADIO_CACHE
 
-    Gradio would fetch `/gradio_api/file=https://...` on behalf of whoever asks. Nothing here needs
-    that, and nothing is to leave the machine.
-    """
+    def dropped(sent, target, model, method, compare, progress=gr.Progress()):  # noqa: B008
+        films = drop_zone.received(sent, uploads)
+        request = Request(model, method, target)
+        if not films:
+            return [gr.skip()] * 8
+        many = ["", gr.update(visible=False), None, None]
+        if len(films) > 1:
+            folder = Path(uploads) / secrets.token_hex(16)
+            folder.mkdir(parents=True)
+            paths = folder / "readings.csv", folder / "overlays.zip"
+            counted = progress.tqdm(films, desc="Reading the films", unit="films")
+            rows = read_many(counted, Request(model, method), paths[1])
+            write_table(rows, paths[0])
+            many = [html.batch_table(rows), gr.update(visible=True), *map(str, paths)]
+        return [*_show(films[0], request, compare), 0, *many]
 
-    def __init__(self, app):
-        self.app = app
+    def changed(sent, row, target, model, method, compare, insist=False):
+        films = drop_zone.received(sent, uploads)
+        if not films:
+            return [gr.skip()] * 3
+        return _show(films[_within(row, films)], Request(model, method, target, insist), compare)
 
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if any(mark in scope["path"].lower() for mark in ("/file=http", "/proxy=")):
-            refusal = PlainTextResponse("Addresses on the web are not fetched here.", 403)
-            return await refusal(scope, receive, send)
+    def opened(event: gr.EventData, sent, target, model, method, compare):
+        films = drop_zone.received(sent, uploads)
+        if not films:
+            return [gr.skip()] * 4
+        index = _within(getattr(event, "index", 0), films)
+        return [*_show(films[index], Request(model, method, target), compare), index]
 
-        async def send_with_headers(message):
-            if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message["headers"]}
-                message["headers"] += [
-                    (name.encode(), value.encode())
-                    for name, value in HEADERS.items()
-                    if name.encode() not in given
-                ]
-            await send(message)
-
-        return await self.app(scope, receive, send_with_headers)
-
-
-async def health(request) -> JSONResponse:
-    """Answer hosts: 200 while the app can serve; "model" tells how loading goes."""
-    state = models.state()
-    return JSONResponse({"status": "ok", "model": state}, 503 if state == "failed" else 200)
-
-
-class LoadLater:
-    """ASGI layer: starts loading the model once the first page was sent.
-
-    Importing torch holds the interpreter for seconds. Begun any earlier it delays the page, and on
-    a slow machine the request with which Gradio itself tries its server: the launch would fail.
-    """
-
-    def __init__(self, app):
-        self.app = app
-        self.begun = False
-
-    async def __call__(self, scope, receive, send):
-        await self.app(scope, receive, send)
-        if scope["type"] == "http" and "startup-events" not in scope["path"] and not self.begun:
-            self.begun = True
-            threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
+    listen = {"show_progress_on": verdict, **PRIVATE}
+    drop.upload(
+        dropped,
+        [drop, *choices],
+        [*shown, row, batch, take_away, table, archive],
+        **listen,
+    )
+    gr.on(
+        [choice.input for choice in choices],
+        changed,
+        [drop, row, *choices],
+        shown,
+        trigger_mode="always_last",
+        **listen,
+    )
+    anyway = functools.partial(changed, insist=True)
+    insist.click(anyway, [drop, row, *choices], shown, **listen)
+    batch.select(opened, [drop, *choices], [*shown, row], **listen)
+    _endpoint()
 
 
+def _controls() -> list[gr.components.Component]:
+    """Build what one may ask for: target, model, method, and whether to compare the models."""
+    target = gr.Radio(
+        [("The verdict", VERDICT), *models.CLASSES],
+        value=VERDICT,
+        label="Show what spoke for",
+        elem_classes="fx-segments",
+    )
+    model = gr.Radio(
+        [(title, name) for name, title in models.TITLES.items()],
+        value=models.DEFAULT,
+        label="Model",
+        elem_classes="fx-segments",
+    )
+    compare = gr.Checkbox(False, label="Compare the two models side by side")
+    method = gr.Dropdown(
+        [(title, name) for name, title in models.METHODS.items()],
+        value="gradcam",
+        label="Heatmap method",
+        filterable=False,
+    )
+    return [target, model, method, compare]
+
+
+def _show(upload: Upload, request: Request, compare: bool) -> tuple[str, str, dict]:
+    """Return the viewer, the verdict card and the update of the "anyway" button."""
+    first = look(upload, request)
+    readings = [first.reading]
+    if compare and first.film is not None:
+        others = [name for name in models.TITLES if name != request.model]
+        second = Request(others[0], request.method, request.target, request.insist)
+        readings.append(look(upload, second, film=first.film).reading)
+    refused = first.reading.status == "refused" and first.reading.label is None
+    return html.viewer(readings), html.verdict_card(*readings), gr.update(visible=refused)
+
+
+def _within(index: Any, films: Sequence[Upload]) -> int:
+    """Return `index`, which came from a browser, as a position in `films`."""
+    try:
+        return min(max(int(index), 0), len(films) - 1)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def read_file(
+    file: str | None, model: str, method: str, target: str, insist: bool
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Read one film: verdict with every class's probability, and the film under its heatmap."""
+    request = Request(model, method, target, insist)
+    answer = Answer(failure("No file was sent.", model=model))
+    if file:
+        answer = look(Upload(file, Path(file).name), request, thumbnail=True)
+    picture = None
+    if answer.heatmap is not None:
+        picture = pictures.under_heat(answer.film.display, answer.heatmap)
+    return as_json(answer, request), picture
+
+
+def _endpoint() -> None:
+    """Register `/read` for gradio_client and other programs; it has no face on the page."""
+    with gr.Group(visible=False):
+        inputs = [
+            gr.File(label="The film: a picture or DICOM file", type="filepath"),
+            gr.Dropdown(list(models.TITLES), value=models.DEFAULT, label="Model"),
+            gr.Dropdown(list(models.METHODS), value="gradcam", label="Heatmap method"),
+            gr.Dropdown(
+                [VERDICT, *models.CLASSES], value=VERDICT, label="Class that the heatmap explains"
+            ),
+            gr.Checkbox(False, label="Give a verdict even on a film that would be refused"),
+        ]
+        outputs = [
+            gr.JSON(label="Reading: file, status, label, probabilities, reasons"),
+            gr.Image(label="The film under its heatmap", format="jpeg"),
+        ]
+        keep_local(inputs[0])
+        gr.Button().click(
+            read_file,
+            inputs,
+            outputs,
+            api_name="read",
+            api_description="Read a bone X-ray: Simple, Comminuted or No fracture, with the "
+            "probability of each, reasons in words, and the film under its heatmap. "
+            "For teaching, not for diagnosis.",
+            **QUEUED,
+        )
+
+
+def film_drop() -> gr.HTML:
+    """Build the drop zone. Its value is what the browser sent; see `drop_zone.received`."""
+    drop = gr.HTML(
+        html_template=drop_zone.MARKUP,
+        js_on_load=drop_zone.SCRIPT,
+        apply_default_css=False,
+        elem_id="drop",
+    )
+    keep_local(drop)
+    return drop
+
+
+def keep_local(component: gr.components.Component) -> None:
+    """Make a component that takes files refuse addresses on the web, which Gradio would fetch."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_local(address: str | None) -> str | None:
+        if str(address).lower().startswith(("http:", "https:")):
+            raise gr.Error("Send the film itself: addresses on the web are not fetched.")
+        return await move(address)
+
+    component.async_move_resource_to_block_cache = move_local
+
+
+# ---------------------------------------------------------------------- the whole app
 HEADER = f"""
 <header class="fx-header">
   <div class="fx-brand">
@@ -192,18 +360,18 @@ def build() -> gr.Blocks:
     ) as blocks:
         gr.HTML(HEADER, js_on_load=SWITCH_THEME, apply_default_css=False, elem_id="header")
         with gr.Tabs(elem_id="pages"), gr.Tab("Read an X-ray", id="read"):
-            read.build(examples())
+            read_page(examples())
     blocks.queue(max_size=QUEUE_LENGTH)
 
-    routes = [Route("/health", health)]
+    routes = [Route("/health", server.health)]
     if EXAMPLES.is_dir():
         routes.append(Mount("/examples", StaticFiles(directory=EXAMPLES)))
     # Whoever launches the app (this file, a Space, a test) gets the same settings.
     blocks.launch = functools.partial(
         blocks.launch,
         theme=theme,
-        css_paths=HERE / "pages" / "style.css",
-        max_file_size=f"{MAX_MEGABYTES}mb",
+        css_paths=WEB / "style.css",
+        max_file_size=f"{drop_zone.MAX_MEGABYTES}mb",
         footer_links=["api"],
         run_history=False,  # keeps films in the browser's storage otherwise
         enable_monitoring=False,
@@ -211,7 +379,7 @@ def build() -> gr.Blocks:
         pwa=False,
         app_kwargs={
             "routes": routes,
-            "middleware": [Middleware(LoadLater), Middleware(Guard)],
+            "middleware": [Middleware(server.LoadLater), Middleware(server.Guard)],
             "docs_url": None,
             "redoc_url": None,
         },

@@ -26,7 +26,7 @@ from running import Running, run_app
 
 from fracture import overlay, read_film
 from fracture.classifier import Classifier
-from pages import drop, html, models, pictures, reading
+from fracture.web import drop, html, models, pictures, reading
 
 pytest_plugins = ("running",)
 CLASSES = ["Simple", "Comminuted", "No fracture"]

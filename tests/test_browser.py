@@ -16,7 +16,7 @@ from conftest import draw_film
 from PIL import Image
 from running import Running
 
-from pages import html
+from fracture.web import html
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest_plugins = ("running",)

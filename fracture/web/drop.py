@@ -1,8 +1,8 @@
 """Where films come in: drop, choose, paste, webcam or an example.
 
 Gradio's own Image takes no DICOM and its File no webcam, so this is one part that takes all of it.
-The browser half is `drop.js`; uploads go through Gradio's own route, with its size limit, and and
-only what was uploaded to this server is read.
+The browser half is `drop.js`; uploads go through Gradio's own route, with its size limit, and only
+what was uploaded to this server is read.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import gradio as gr
+from fracture.web.reading import Upload
 
-from pages.reading import Upload
-
-HERE = Path(__file__).parent
+SCRIPT = (Path(__file__).parent / "drop.js").read_text(encoding="utf-8")
 MAX_MEGABYTES = 25
 MAX_FILMS = 100
 FORMATS = "PNG, JPEG, WebP, TIFF, BMP, HEIC or DICOM"
@@ -67,33 +65,17 @@ element.addEventListener("click", async (event) => {
 """
 
 
-def film_drop() -> gr.HTML:
-    """Build the drop zone. Its value is what the browser sent; `received` turns it into films."""
-    drop = gr.HTML(
-        html_template=MARKUP,
-        js_on_load=(HERE / "drop.js").read_text(encoding="utf-8"),
-        apply_default_css=False,
-        elem_id="drop",
-    )
-    keep_local(drop)
-    return drop
-
-
-def example_strip(examples: Sequence[Path]) -> gr.HTML:
-    """Build the row of pictures to try, which the app serves under `examples/`."""
+def example_strip(examples: Sequence[Path]) -> str:
+    """Return the row of pictures to try, which the app serves under `examples/`, as HTML."""
     buttons = "".join(
         f'<button type="button" class="fx-example" data-example="examples/{quote(path.name)}">'
         f'<img src="examples/{quote(path.name)}" loading="lazy" alt="">'
         f"<span>{escape(path.stem.replace('-', ', ', 1).capitalize())}</span></button>"
         for path in examples
     )
-    return gr.HTML(
+    return (
         '<section aria-label="Simulated films"><p class="fx-kicker">Or try a simulated film</p>'
-        f'<div class="fx-strip">{buttons}</div></section>',
-        js_on_load=TRY_EXAMPLE,
-        apply_default_css=False,
-        visible=bool(examples),
-        elem_id="examples",
+        f'<div class="fx-strip">{buttons}</div></section>'
     )
 
 
@@ -111,15 +93,3 @@ def received(value: Any, uploads: str) -> list[Upload]:
             name = name if isinstance(name, str) and name else Path(path).name
             films.append(Upload(path, name))
     return films
-
-
-def keep_local(component: gr.components.Component) -> None:
-    """Make a component that takes files refuse addresses on the web, which Gradio would fetch."""
-    move = component.async_move_resource_to_block_cache
-
-    async def move_local(address: str | None) -> str | None:
-        if str(address).lower().startswith(("http:", "https:")):
-            raise gr.Error("Send the film itself: addresses on the web are not fetched.")
-        return await move(address)
-
-    component.async_move_resource_to_block_cache = move_local

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from pages import pictures
+from fracture.web import pictures
 
 NOTICE = "For teaching, not for diagnosis"
 

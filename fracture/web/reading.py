@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pages import models, pictures
-from pages.html import Reading
+from fracture.web import models, pictures
+from fracture.web.html import Reading
 
 if TYPE_CHECKING:
     from fracture import Film
@@ -38,7 +38,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody wants to know about a film; the names are keys of `pages.models`."""
+    """What somebody wants to know about a film; the names are keys of `fracture.web.models`."""
 
     model: str = models.DEFAULT
     method: str = "gradcam"
