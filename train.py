@@ -680,6 +680,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("models"), help="where the model goes")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where a run's state goes")
     parser.add_argument("--plan", type=Path, default=Path("models/evaluation.json"))
+    parser.add_argument(
+        "--ship", action="store_true", help="put the model into --out although films are held out"
+    )
     parser.add_argument("--resume", action="store_true", help="go on after the last whole epoch")
     return parser.parse_args()
 
