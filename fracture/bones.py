@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -533,14 +534,14 @@ def _ribs() -> list[Shape]:
         z = 30.0 * k - 22
         wide = min(18.0 * k, 44.0)
         arc = []
-        for degrees in range(-80, 101, 20):
+        for degrees in range(-80, 41, 20):
             a = math.radians(degrees)
             drop = 58 * math.sin(a) + 30
             arc.append((-196 + (66 + wide) * math.cos(a), (55 + wide) * math.sin(a), z + drop))
         ribs.append(
             Shape(
                 f"rib {k + 1}",
-                [Rod(a, b, 4.6, 4.6) for a, b in zip(arc, arc[1:], strict=False)],
+                [Rod(a, b, 4.6, 4.6) for a, b in pairwise(arc)],
                 cortex=[(0, 0.6)],
                 cancellous=[(0, 0.08)],
                 melt=0.5,
@@ -567,12 +568,13 @@ def _radius() -> Shape:
                     (210, 10.5, 1, 11.5, 8.5),
                     (226, 8.5, 1, 15, 10.5),
                     (236, 8, 1, 16.5, 11.5),
-                    (241, 8, 1, 16, 11),
+                    (242, 8, 1, 15, 10.5),
                 ],
                 smooth=3.5,
+                round_=5,
             ),
             Ball((7, 4, 31), (5.5, 6, 10)),
-            Rod((15.5, 1, 226), (20.5, 1, 246), 7.5, 3.0),
+            Rod((14.5, 1, 224), (20.5, 1, 247), 8.5, 3.2),
             Hollow(Ball((4, 1, 250.5), (17, 14, 12.5), turn=-14)),
             Hollow(Ball((-12.5, -1, 234), (6, 8, 8))),
             Hollow(Ball((13, 3, -11.5), (13, 13, 13))),
@@ -762,9 +764,8 @@ def _femur() -> Shape:
                 smooth=8,
                 round_=8,
             ),
-            Rod((2, -1, 120), (1, -6, 190), 6, 6.5),
-            Rod((1, -6, 190), (1, -6, 250), 6.5, 6.5),
-            Rod((1, -6, 250), (0, -2, 340), 6.5, 6),
+            Rod((2, 0, 120), (1, -2.5, 200), 5, 6),
+            Rod((1, -2.5, 200), (0, -1, 330), 6, 5),
             Ball((-21.5, -10, 418), (17.5, 30, 24), turn=4),
             Ball((21.5, -8, 417), (17.5, 30, 23), turn=-4),
             Ball((0, 14, 414), (22, 12, 17)),
@@ -863,9 +864,18 @@ def _foot() -> list[Shape]:
         Shape(
             "talus",
             [
-                Ball((2.5, 2, 385), (17.5, 25, 20)),
-                Rod((0, 18, 390), (-6, 46, 396), 12, 13),
-                Ball((2, -8, 396), (15, 20, 12)),
+                Sweep(
+                    [
+                        (366.5, 2.5, 2, 13, 13),
+                        (370, 2.5, 2, 17.5, 19),
+                        (380, 2.5, 0, 19, 23),
+                        (391, 3, -3, 18, 24),
+                        (398, 3, -4, 14, 19),
+                    ],
+                    smooth=2,
+                    round_=6,
+                ),
+                Rod((0, 18, 386), (-6, 44, 396), 11, 13),
             ],
             cortex,
             cancellous,
@@ -873,8 +883,9 @@ def _foot() -> list[Shape]:
         Shape(
             "calcaneus",
             [
-                Rod((8, 12, 412), (6, -48, 420), 13, 18),
-                Rod((8, 10, 412), (12, 42, 412), 13, 12),
+                Rod((8, 12, 413), (6, -42, 416), 12, 14),
+                Ball((6, -46, 420), (14, 15, 18)),
+                Rod((8, 10, 413), (12, 42, 413), 12, 12),
             ],
             cortex,
             cancellous,
@@ -971,10 +982,10 @@ _LEG_FLESH = SoftTissue(
         (210, 4, -6, 46, 50),
         (290, 3, -3, 35, 38),
         (335, 2, -2, 33, 37),
-        (365, 2, 4, 37, 48),
-        (395, 2, 24, 40, 80),
-        (428, 2, 48, 44, 112),
-        (438, 2, 50, 44, 112),
+        (365, 2, 2, 37, 50),
+        (392, 2, 20, 40, 90),
+        (425, 2, 44, 44, 122),
+        (442, 2, 48, 44, 124),
     ),
     tip=True,
     skin=0.13,

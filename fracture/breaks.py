@@ -331,11 +331,14 @@ def break_bone(points: Array, height: float, injury: Injury, rng: np.random.Gene
             points, wedge, injury, pivot, radius, rough, shift, rng, partway, outward=side
         )
     else:  # multifragmentary
-        half = radius * rng.uniform(1.5, 2.3)
+        # near a joint the fracture must not reach its surface
+        room = 0.5 * (float(points[:, 2].max()) - height)
+        half = min(radius * rng.uniform(1.5, 2.3), room)
+        steep = min(0.8, 0.45 * half / radius)
         tops = [(centre[0], centre[1], height + side * half) for side in (-1, 1)]
-        first = _plane(tops[0], rng.uniform(-0.8, 0.8), azimuth, rough, shift)
-        second = _plane(tops[1], rng.uniform(-0.8, 0.8), azimuth + rng.uniform(60, 120), rough,
-                        shift[::-1])
+        first = _plane(tops[0], rng.uniform(-steep, steep), azimuth, rough, shift)
+        second = _plane(tops[1], rng.uniform(-steep, steep), azimuth + rng.uniform(60, 120),
+                        rough, shift[::-1])
         fields = [(_invert(first), STAY, False), (second, far, False)]
         fields += _shatter(
             points, _both(first, _invert(second)), injury, pivot, radius, rough, shift, rng, partway
@@ -352,7 +355,7 @@ def _shatter(
     count = injury.fragments - 2
     near = points[np.abs(points[:, 2] - pivot[2]) < 8 * radius]
     inside = near[zone(near[:, 0], near[:, 1], near[:, 2]) > 0]
-    stretch = 0.55
+    stretch = 0.45
     sites = _spread_sites(inside, count, stretch, rng)
     low, high = inside[:, 2].min(), inside[:, 2].max()
     loose = []
@@ -366,7 +369,7 @@ def _shatter(
         share = 0.5 * share + 0.25
         away = radial * injury.gap * rng.uniform(0.6, 1.5)
         spin = min(2.0 + 2.2 * injury.gap, 14.0)
-        cell = _cell(sites, k, stretch, 2.2 * rough, shift) if count > 1 else None
+        cell = _cell(sites, k, stretch, 1.6 * rough, shift) if count > 1 else None
         field = zone if cell is None else _both(zone, cell)
         loose.append((field, partway(sites[k], share, away, spin), True))
     return loose
@@ -403,13 +406,14 @@ def _hinge(
     )
     px, py = float(pivot[0]), float(pivot[1])
     dx, dy = float(direction[0]), float(direction[1])
+    seal = 0.4 if injury.pattern == "torus" else 0.0  # compressed bone is denser
     torn = 1e6 if injury.pattern == "torus" else radius * rng.uniform(0.8, 1.15)
 
     def half(sign: int) -> Field:
         def field(x: Array, y: Array, z: Array) -> Array:
             arm = np.maximum((px - x) * dx + (py - y) * dy, 0)  # distance from the hinge
             held = np.clip((torn - arm) * (1 / (0.3 * radius)), 0, 1)
-            return sign * surface(x, y, z) + held * (arm * (0.5 * math.tan(angle)) + 0.6)
+            return sign * surface(x, y, z) + held * (arm * (0.5 * math.tan(angle)) + seal)
 
         return field
 

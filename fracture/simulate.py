@@ -59,6 +59,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SimulatedFilm",
+    "ao_code",
     "choices",
     "longest_shortening",
     "nearest_settings",
@@ -502,7 +503,7 @@ class _View:
 def _aim(limb: Limb, settings: Settings, level: float, rng: np.random.Generator) -> _View:
     child = settings.pattern in _INCOMPLETE
     scale = (_CHILD if child else 1.0) * float(rng.uniform(0.93, 1.07))
-    aspect = limb.aspect * float(rng.uniform(0.85, 1.2))
+    aspect = limb.aspect * float(rng.uniform(0.85, 1.4))
     height = settings.size
     width = max(64, round(height * aspect))
     pixel = settings.field / height / scale
@@ -751,10 +752,15 @@ def _seeded(settings: Settings, purpose: int) -> np.random.Generator:
     return np.random.default_rng([settings.seed, purpose])
 
 
+def _ray(settings: Settings) -> int:
+    """Which metacarpal, 2 to 5: the seed decides. Other bones have no use for it."""
+    return 2 + settings.seed % 4 if settings.bone == "metacarpal" else 5
+
+
 def simulate(settings: Settings) -> SimulatedFilm:
     """Make the film and its truth."""
     place = _seeded(settings, 1)
-    ray = int(place.integers(2, 6)) if settings.bone == "metacarpal" else 5
+    ray = _ray(settings)
     limb = limb_of(settings.bone, ray)
     span = limb.distal if settings.segment == "distal" else limb.shaft
     level = float(place.uniform(*span))
@@ -802,7 +808,7 @@ def simulate(settings: Settings) -> SimulatedFilm:
     mask = _close(mask, max(1, round((1.0 + 0.5 * settings.gap / view.scale) / view.pixel)))
     pixels = _photograph(thickness, soft, fat, view, settings)
     return SimulatedFilm(
-        pixels, settings.label, settings.pattern, _ao_code(settings, ray), settings.fragments,
+        pixels, settings.label, settings.pattern, ao_code(settings), settings.fragments,
         mask, _box(mask), settings,
     )
 
@@ -899,11 +905,12 @@ def _frame(shape: tuple[int, int], rng: np.random.Generator, shares: Array, soft
 
 
 def _collimate(signal: Array, view: _View, settings: Settings, rng: np.random.Generator) -> Array:
-    shares = rng.uniform(-0.02, 0.05, 4)
+    shares = rng.uniform(-0.03, 0.004, 4)
+    for side in rng.permutation(4)[: int(rng.integers(1, 3))].tolist():
+        shares[side] = float(rng.uniform(0.02, 0.06))
     if settings.collimation != "edges":
         return signal
-    shares[int(rng.integers(4))] = 0.04
-    open_ = _frame(view.shape, rng, np.maximum(shares, -0.5), 2.0 / (view.pixel * view.scale))
+    open_ = _frame(view.shape, rng, shares, 2.0 / (view.pixel * view.scale))
     return signal * (0.004 + 0.996 * open_)
 
 
@@ -913,21 +920,21 @@ def _mark(signal: Array, settings: Settings, rng: np.random.Generator) -> Array:
     style = int(rng.integers(3))
     turn = float(rng.normal(0, 6))
     corner = rng.uniform(0.03, 0.14, 2)
-    jitter = rng.permutation(4)
+    order = rng.permutation(4)
     if settings.marker == "none":
         return signal
     stamp = marker_stamp(settings.marker, tall, style)
     picture = Image.fromarray(stamp).rotate(turn, Image.Resampling.BILINEAR, expand=True)
     stamp = np.clip(np.asarray(picture), 0, 1)
     h, w = stamp.shape
-    best = None
-    for k in jitter.tolist():  # the corner with the least patient in it
+    best = (-1.0, 0, 0)
+    for k in order.tolist():  # the first corner that is clear of the patient, or the clearest
         top = round(corner[1] * height) if k < 2 else round((1 - corner[1]) * height) - h
         left = round(corner[0] * width) if k % 2 else round((1 - corner[0]) * width) - w
         top, left = min(max(top, 0), height - h), min(max(left, 0), width - w)
-        level = float(signal[top : top + h, left : left + w].mean())
-        if best is None or level > best[0] + 0.02:
-            best = (level, top, left)
+        best = max(best, (float(signal[top : top + h, left : left + w].mean()), top, left))
+        if best[0] > 0.4:
+            break
     _, top, left = best
     signal = signal.copy()
     signal[top : top + h, left : left + w] *= 1 - 0.985 * stamp
@@ -938,8 +945,8 @@ def _mark(signal: Array, settings: Settings, rng: np.random.Generator) -> Array:
 # Names
 
 
-def _ao_code(settings: Settings, ray: int) -> str:
-    """AO/OTA 2018 code; PCCF for the children's incomplete fractures."""
+def ao_code(settings: Settings) -> str:
+    """AO/OTA 2018 code of the fracture (a child's incomplete one: PCCF); "" for an intact bone."""
     bone, pattern = settings.bone, settings.pattern
     if pattern == "intact":
         return ""
@@ -951,7 +958,7 @@ def _ao_code(settings: Settings, ray: int) -> str:
         return f"{number}{'3' if distal else '2'}{letter}-{'M' if distal else 'D'}/2.1"
     if bone == "metacarpal":
         kind = {"Simple": "A", "Comminuted": "C"}[settings.label]
-        return f"77.{ray}.2{'B' if pattern == 'wedge' else kind}"
+        return f"77.{_ray(settings)}.2{'B' if pattern == 'wedge' else kind}"
     name = {"humerus": "1", "radius": "2R", "ulna": "2U", "femur": "3", "tibia": "4",
             "fibula": "4F"}[bone]
     if distal:
@@ -969,18 +976,33 @@ def _ao_code(settings: Settings, ray: int) -> str:
 # ---------------------------------------------------------------------------------------------
 # Command line
 
+EXAMPLE_FOLDER = Path(__file__).resolve().parents[1] / "examples"
 EXAMPLES: dict[str, Settings] = {
-    "tibia-spiral": Settings(bone="tibia", pattern="spiral", displacement=5, seed=1),
-    "femur-wedge": Settings(bone="femur", pattern="wedge", displacement=8, seed=2),
-    "radius-transverse": Settings(bone="radius", pattern="transverse", segment="distal", seed=3),
-    "humerus-multifragmentary": Settings(bone="humerus", pattern="multifragmentary", seed=4),
-    "radius-greenstick": Settings(bone="radius", pattern="greenstick", seed=5),
-    "tibia-multifragmentary": Settings(bone="tibia", pattern="multifragmentary", seed=6),
-    "femur-oblique": Settings(bone="femur", pattern="oblique", projection="lateral", seed=7),
-    "metacarpal-oblique": Settings(bone="metacarpal", pattern="oblique", seed=8),
-    "tibia-segmental": Settings(bone="tibia", pattern="segmental", seed=9),
-    "ulna-transverse": Settings(bone="ulna", pattern="transverse", seed=10),
-    "radius-intact": Settings(bone="radius", pattern="intact", field=190, seed=11),
+    name: Settings(**what, size=576)
+    for name, what in {
+        "tibia-spiral": {"bone": "tibia", "pattern": "spiral", "segment": "shaft",
+                         "displacement": 6, "seed": 1},
+        "femur-wedge": {"bone": "femur", "pattern": "wedge", "gap": 5, "displacement": 9,
+                        "field": 300, "marker": "L", "seed": 2},
+        "wrist-transverse": {"bone": "radius", "pattern": "transverse", "segment": "distal",
+                             "displacement": 4, "angulation": 12, "field": 170, "seed": 3},
+        "humerus-multifragmentary": {"bone": "humerus", "pattern": "multifragmentary",
+                                     "segment": "shaft", "fragments": 7, "gap": 5,
+                                     "displacement": 8, "field": 320, "seed": 4},
+        "forearm-greenstick": {"bone": "radius", "pattern": "greenstick", "marker": "L",
+                               "angulation": 14, "seed": 5},
+        "tibia-multifragmentary": {"bone": "tibia", "pattern": "multifragmentary",
+                                   "segment": "shaft", "fragments": 8, "gap": 4,
+                                   "collimation": "edges", "seed": 6},
+        "femur-oblique": {"bone": "femur", "pattern": "oblique", "segment": "shaft",
+                          "projection": "lateral", "displacement": 10, "direction": 90,
+                          "seed": 7},
+        "hand-oblique": {"bone": "metacarpal", "pattern": "oblique", "projection": 20.0,
+                         "displacement": 2.5, "seed": 8},
+        "tibia-segmental": {"bone": "tibia", "pattern": "segmental", "displacement": 8,
+                            "collimation": "shutter", "seed": 9},
+        "forearm-intact": {"bone": "radius", "pattern": "intact", "field": 280, "seed": 11},
+    }.items()
 }
 
 _COLUMNS = (
@@ -1076,7 +1098,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("say where to put the films: --out FOLDER")
     try:
         if options.examples:
-            folder = options.out or Path(__file__).resolve().parents[1] / "examples"
+            folder = options.out or EXAMPLE_FOLDER
             write_examples(folder)
             print(f"{len(EXAMPLES)} films in {folder}")
             return 0
