@@ -151,14 +151,14 @@ def explanation(evaluation: Json) -> Figure | None:
                  for name, part in (parts or {}).items()]  # fmt: skip
     if not rows:
         return None
-    figure, axis = plt.subplots(figsize=(9, 1.6 + 0.5 * len(rows)))
+    figure, axis = plt.subplots(figsize=(9, 2 + 0.5 * len(rows)))
     names, values, colors = zip(*rows[::-1], strict=True)
     _bars(axis, names, values, colors)
     axis.set(xlabel="highest point of the map in a radiologist's box", xlim=(0, 1.1))
     for label, color in (("the model's maps", BLUE), ("baselines", GREY),
                          ("random weights", ORANGE)):  # fmt: skip
         axis.barh([0], [0], color=color, label=label)
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), ncol=3)
     return figure
 
 
