@@ -1,6 +1,6 @@
 """Takes README's picture of the page, with a simulated film on it.
 
-python tests/screenshot.py [--film examples/tibia-multifragmentary.png] [--out docs/screenshot.png]
+    python tests/screenshot.py [--film FILM] [--out PICTURE] [--width 390] [--dark]
 """
 
 from __future__ import annotations
