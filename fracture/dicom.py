@@ -311,9 +311,13 @@ def _grey(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
         values = apply_modality_lut(stored, dataset)
     else:
         values = _rescaled(stored, dataset)
-    values = _windowed(values, dataset)
+    if "VOILUTSequence" in dataset:
+        values = apply_voi(values.astype(np.int32), dataset, index=0)
+    values = np.array(values, dtype=np.float32)
+    if "VOILUTSequence" not in dataset:
+        _apply_window(values, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
-        values = values.max() - values
+        np.negative(values, out=values)
     if padding is not None and not padding.all():
         values[padding] = np.nan
     return values
@@ -328,23 +332,32 @@ def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     return values
 
 
-def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """Apply the first VOI table or window that leaves something to see; float32."""
-    if "VOILUTSequence" in dataset:
-        return apply_voi(values.astype(np.int32), dataset, index=0).astype(np.float32)
+def _apply_window(values: np.ndarray, dataset: pydicom.Dataset) -> None:
+    """Show the values through the file's first window, in place, if that leaves some to see."""
     centre, width = _float(dataset, "WindowCenter"), _float(dataset, "WindowWidth")
     if centre is None or width is None or width <= 0:
-        return values.astype(np.float32, copy=False)
+        return
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    if function == "LINEAR":
+        centre, width = centre - 0.5, max(width - 1, 1e-3)
+    sample = _through_window(values[::8, ::8].copy(), centre, width, function)
+    low, high = np.percentile(sample, (1, 99))
+    if high - low > 0.05:  # a window set for another picture leaves a white or a black one
+        _through_window(values, centre, width, function)
+
+
+def _through_window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """Map float32 values to [0, 1] in place, and return them."""
+    values -= np.float32(centre)
     if function == "SIGMOID":
-        shown = 1 / (1 + np.exp(np.clip((values - centre) * (-4 / width), -30, 30)))
-    elif function == "LINEAR_EXACT":
-        shown = np.clip((values - centre) / width + 0.5, 0, 1)
-    else:
-        shown = np.clip((values - (centre - 0.5)) / max(width - 1, 1e-3) + 0.5, 0, 1)
-    low, high = np.percentile(shown[::8, ::8], (1, 99))
-    # A window set for another picture would leave a white or a black one.
-    return (shown if high - low > 0.05 else values).astype(np.float32, copy=False)
+        values *= np.float32(-4 / width)
+        np.clip(values, -30, 30, out=values)
+        np.exp(values, out=values)
+        values += 1
+        return np.reciprocal(values, out=values)
+    values *= np.float32(1 / width)
+    values += 0.5
+    return np.clip(values, 0, 1, out=values)
 
 
 def _float(dataset: pydicom.Dataset, keyword: str) -> float | None:

@@ -1,12 +1,16 @@
-"""What a film looks like as a picture: the light around it, and whether there is enough to see."""
+"""A film as a picture: its grey levels, the light around it, and whether there is enough to see."""
 
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
-__all__ = ["SIDE", "light_border", "problems_of"]
+from fracture.formats import FilmError
+
+__all__ = ["SIDE", "Levels", "light_border", "problems_of", "spread", "stretched"]
 
 SIDE = 128  # pixels; the small square copy of a film that is looked at
+DARKEST, BRIGHTEST = 0.5, 99.9  # percentiles that become 0 and 1
 
 LIGHT, FLAT = 0.75, 0.08  # a light border is at least so bright and nowhere changes more
 SMALLEST = 0.01  # share of the picture
@@ -17,13 +21,67 @@ FLAT_RANGE = 20  # of 255: between the darkest and the brightest pixels of a fil
 SATURATED = 250  # of 255
 
 
+class Levels:
+    """Grey levels of a film, taken from an even sample of its pixels.
+
+    sample: values of about 512 x 512 pixels; small: float32 (SIDE, SIDE) in [0, 1], the whole film.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._rows = spread(values.shape[0], 512)
+        self._columns = spread(values.shape[1], 512)
+        self.sample = values[np.ix_(self._rows, self._columns)]
+        self._shape = values.shape
+        low, high = self.range(np.zeros((SIDE, SIDE), dtype=bool))
+        step = max(1, min(values.shape) // 1024)
+        copy = values[::step, ::step]
+        if copy.dtype != np.uint8:
+            copy = np.nan_to_num(copy, nan=low, posinf=high, neginf=low)
+        small = Image.fromarray(copy).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+        self.small = stretched(np.array(small), low, high)
+
+    def inside(self, border: np.ndarray) -> np.ndarray:
+        """Which pixels of the sample belong to the film: finite, and not of its border."""
+        rows = self._rows * SIDE // self._shape[0]
+        columns = self._columns * SIDE // self._shape[1]
+        return np.isfinite(self.sample) & ~border[np.ix_(rows, columns)]
+
+    def range(self, border: np.ndarray) -> tuple[float, float]:
+        """The levels that become 0 and 1."""
+        values = self.sample[self.inside(border)]
+        if not values.size:
+            values = self.sample[np.isfinite(self.sample)]
+        if not values.size:
+            raise FilmError("The picture holds no numbers that can be shown.")
+        low, high = np.percentile(values, (DARKEST, BRIGHTEST))
+        return float(low), float(high)
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most `most` indices, evenly spread over 0..count-1."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32 in [0, 1]; float32 values are overwritten. What is not a number becomes 0."""
+    scale = np.float32(1 / max(high - low, 1e-30))
+    if values.dtype == np.uint8:
+        levels = (np.arange(256, dtype=np.float32) - np.float32(low)) * scale
+        return np.take(np.clip(levels, 0, 1), values)
+    with np.errstate(all="ignore"):
+        np.subtract(values, np.float32(low), out=values)
+        np.multiply(values, scale, out=values)
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
+    return np.clip(values, 0, 1, out=values)
+
+
 def light_border(grey: np.ndarray) -> np.ndarray:
     """Where a light box, a white page or a blank margin surrounds the film; bool (SIDE, SIDE).
 
     grey: float32 (SIDE, SIDE) in [0, 1], a small copy of the picture. A border is flat, light, and
     fills a corner of the picture. Overexposed soft tissue may do all of that, so that a border must
     also end at once, either at the black of a film, or, if it goes around most of the picture, at
-    a rectangle.
+    a rectangle. If it goes around all of the picture, a rectangle is enough.
     """
     flat = (grey > LIGHT) & (_around(grey, np.maximum) - _around(grey, np.minimum) < FLAT)
     border = np.zeros_like(flat)
@@ -39,10 +97,9 @@ def light_border(grey: np.ndarray) -> np.ndarray:
             border |= piece
             continue
         drop = np.median(grey[piece]) - grey[beside]
-        goes_around = (outline == number).mean() > 0.6
-        if (drop > 0.5).mean() > 0.7 or (
-            goes_around and (drop > 0.25).mean() > 0.7 and _rectangularity(~piece) > 0.93
-        ):
+        around = (outline == number).mean()
+        ends = around > 0.95 or (around > 0.6 and (drop > 0.25).mean() > 0.7)
+        if (drop > 0.5).mean() > 0.7 or (ends and _rectangularity(~piece) > 0.93):
             border |= _around(piece, np.logical_or, 2)  # its blurred end, too
     return border
 

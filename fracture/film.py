@@ -19,14 +19,13 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image
 
-from fracture.exposure import SIDE, light_border, problems_of
+from fracture.exposure import Levels, light_border, problems_of, spread, stretched
 from fracture.formats import FilmError, Limits, Raster, decode, from_array, from_picture
 from fracture.geometry import Box, Geometry, cut, letterbox
 from fracture.negatives import is_negative
 
 __all__ = ["Box", "Film", "FilmError", "Geometry", "Limits", "cut", "letterbox", "read_film"]
 
-DARKEST, BRIGHTEST = 0.5, 99.9  # percentiles that become 0 and 1
 COLOURED = 16  # mean difference between the channels, of 255, from which on a film has a colour
 DEFAULT_LIMITS = Limits()
 
@@ -98,18 +97,19 @@ def _contents(path: str | os.PathLike, limits: Limits) -> bytes:
 
 def _film(raster: Raster, name: str) -> Film:
     values, notes = raster.values, list(raster.notes)
+    del raster  # copies of a large picture add up: none is kept longer than it is used
+    eight_bit, display = values.dtype == np.uint8, None
     if values.ndim == 3:
         display = values
         values, coloured = _grey(values)
         if coloured:
             notes.append("The picture is coloured; only its brightness was read.")
-    elif values.dtype == np.uint8:
-        display = np.asarray(Image.fromarray(values).convert("RGB"))
+    elif eight_bit:
+        display = _display(values)
     else:
         with np.errstate(over="ignore"):  # too large for float32: infinite, so no number here
-            values = values.astype(np.float32)  # a copy, which the steps below may write into
-        display = None
-    levels = _Levels(values)
+            values = values.astype(np.float32, copy=not values.flags.writeable)
+    levels = Levels(values)
     border = light_border(levels.small)
     negative = is_negative(levels.small, ~border)
     low, high = levels.range(border)
@@ -120,11 +120,11 @@ def _film(raster: Raster, name: str) -> Film:
         high,
         values.shape,
         negative=negative,
-        eight_bit=raster.values.dtype == np.uint8,
+        eight_bit=eight_bit,
     )
-    pixels = _stretched(values, low, high)
+    pixels = stretched(values, low, high)
     if display is None:
-        display = np.asarray(Image.fromarray(_to_bytes(pixels)).convert("RGB"))
+        display = _display(pixels)
     if negative:
         np.subtract(1, pixels, out=pixels)
         notes.append("The film was a negative (bone dark); it was inverted.")
@@ -135,62 +135,11 @@ def _film(raster: Raster, name: str) -> Film:
     return Film(pixels, display, name, tuple(notes), problems)
 
 
-class _Levels:
-    """Grey levels of a film, taken from an even sample of its pixels.
-
-    sample: values of about 512 x 512 pixels; small: float32 (SIDE, SIDE) in [0, 1], the whole film.
-    """
-
-    def __init__(self, values: np.ndarray) -> None:
-        self._rows = _spread(values.shape[0], 512)
-        self._columns = _spread(values.shape[1], 512)
-        self.sample = values[np.ix_(self._rows, self._columns)]
-        self._shape = values.shape
-        low, high = self.range(np.zeros((SIDE, SIDE), dtype=bool))
-        step = max(1, min(values.shape) // 1024)
-        copy = values[::step, ::step]
-        if copy.dtype != np.uint8:
-            copy = np.nan_to_num(copy, nan=low, posinf=high, neginf=low)
-        small = Image.fromarray(copy).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-        self.small = _stretched(np.array(small), low, high)
-
-    def inside(self, border: np.ndarray) -> np.ndarray:
-        """Which pixels of the sample belong to the film: finite, and not of its border."""
-        rows = self._rows * SIDE // self._shape[0]
-        columns = self._columns * SIDE // self._shape[1]
-        return np.isfinite(self.sample) & ~border[np.ix_(rows, columns)]
-
-    def range(self, border: np.ndarray) -> tuple[float, float]:
-        """The levels that become 0 and 1."""
-        values = self.sample[self.inside(border)]
-        if not values.size:
-            values = self.sample[np.isfinite(self.sample)]
-        if not values.size:
-            raise FilmError("The picture holds no numbers that can be shown.")
-        low, high = np.percentile(values, (DARKEST, BRIGHTEST))
-        return float(low), float(high)
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """At most `most` indices, evenly spread over 0..count-1."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
-
-
-def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """float32 in [0, 1]; float32 values are overwritten. What is not a number becomes 0."""
-    scale = np.float32(1 / max(high - low, 1e-30))
-    if values.dtype == np.uint8:
-        levels = (np.arange(256, dtype=np.float32) - np.float32(low)) * scale
-        return np.take(np.clip(levels, 0, 1), values)
-    with np.errstate(all="ignore"):
-        np.subtract(values, np.float32(low), out=values)
-        np.multiply(values, scale, out=values)
-    np.nan_to_num(values, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
-    return np.clip(values, 0, 1, out=values)
-
-
-def _to_bytes(pixels: np.ndarray) -> np.ndarray:
-    return (pixels * 255 + 0.5).astype(np.uint8)
+def _display(grey: np.ndarray) -> np.ndarray:
+    """Grey (H, W), uint8 or float32 in [0, 1], as uint8 (H, W, 3)."""
+    if grey.dtype != np.uint8:
+        grey = (grey * 255).round().astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def _grey(colours: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -199,7 +148,7 @@ def _grey(colours: np.ndarray) -> tuple[np.ndarray, bool]:
     A film photographed on a light box is blue or green: one channel is saturated or empty while
     another holds the picture. Channels count by how much of their range they use.
     """
-    sample = colours[np.ix_(_spread(colours.shape[0], 512), _spread(colours.shape[1], 512))]
+    sample = colours[np.ix_(spread(colours.shape[0], 512), spread(colours.shape[1], 512))]
     differences = np.ptp(sample.astype(np.int16), axis=2)
     if not differences.any():
         return np.ascontiguousarray(colours[..., 1]), False

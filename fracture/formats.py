@@ -56,7 +56,7 @@ class Raster:
     """Decoded pixels, upright.
 
     values: (H, W) of integers or floats, where not-a-number marks pixels without data, or uint8
-            (H, W, 3).
+            (H, W, 3). float32 values that can be written to are nobody else's.
     notes:  plain sentences about what was done.
     """
 
@@ -109,7 +109,7 @@ def from_array(values: np.ndarray, limits: Limits) -> Raster:
     if values.dtype == bool:
         values = values.astype(np.uint8) * 255
     if values.ndim == 2:
-        return Raster(values)
+        return Raster(values.copy() if values.dtype == np.float32 else values)
     if values.dtype != np.uint8:
         values = to_bytes(values)
     return Raster(_pixels(Image.fromarray(np.ascontiguousarray(values))))
@@ -266,11 +266,17 @@ def _read_tiff(data: bytes, limits: Limits) -> Raster:
         _check_parts(tags[tag].count if tag in tags else 0)
     if tiff.value(tags, 322, 1) * tiff.value(tags, 323, 1) > limits.max_pixels:
         raise FilmError("The TIFF file is cut into tiles larger than any film.")
+    number_kind, bits = tiff.value(tags, 339, 1), tiff.value(tags, 258, 8)
+    if number_kind == 3 and bits != 32:
+        raise FilmError(f"{bits}-bit floats are not read; save the film with 16-bit integers.")
     raster = _open("TIFF", data, limits, tiff.count_pages(limits), 1)
+    values = raster.values
+    if values.dtype == np.int32 and number_kind == 1:
+        values = values.view(np.uint32)  # Pillow knows signed ones only
     # Pillow turns "white is zero" around in films of up to 8 bits only.
-    if tiff.value(tags, 262, 1) == 0 and raster.values.dtype.itemsize > 1:
-        return Raster(-raster.values.astype(np.float32), raster.notes)
-    return raster
+    if tiff.value(tags, 262, 1) == 0 and values.dtype.itemsize > 1:
+        values = -values.astype(np.float32)
+    return Raster(values, raster.notes)
 
 
 def _read_webp(data: bytes, limits: Limits) -> Raster:
