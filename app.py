@@ -116,9 +116,10 @@ PRIVATE = {"api_visibility": "private", **QUEUED}
 # The verdict is announced when it changes; the list of films tells which row's film to show.
 ANNOUNCED = '<div role="status" aria-live="polite">${value}</div>'
 BATCH = """
-watch("value", () => {
-  if (props.value) element.scrollIntoView({ behavior: "smooth", block: "start" });
-});
+watch("value", () => setTimeout(() => { // once the film above has taken its place
+  const table = element.querySelector(".fx-batch");
+  if (table) table.scrollIntoView({ behavior: "smooth", block: "start" });
+}, 150));
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-open]");
   if (!button) return;
@@ -193,12 +194,13 @@ def read_page(examples: Sequence[Path]) -> None:
         return [*_show(films[index], Request(model, method, target), compare), index]
 
     listen = {"show_progress_on": verdict, **PRIVATE}
-    drop.upload(
+    reading = drop.upload(
         dropped,
         [drop, *choices],
         [*shown, row, batch, take_away, table, archive],
         **listen,
     )
+    reading.then(None, js=drop_zone.DONE)
     gr.on(
         [choice.input for choice in choices],
         changed,

@@ -6,6 +6,7 @@ const video = root.querySelector("video");
 const megabytes = Number(root.dataset.megabytes);
 const most = Number(root.dataset.films);
 let turn = 0; // only the latest drop may answer
+let rest = ""; // what is to be said once the reading is there
 
 const say = (text) => { root.querySelector(".fx-say").textContent = text; };
 const onPage = () => root.offsetParent !== null; // another tab may be open
@@ -40,13 +41,23 @@ async function take(files) {
     }
     if (mine !== turn) return;
   }
-  root.classList.remove("fx-busy");
   input.value = "";
-  say(left.length ? `Left out: ${[...new Set(left)].join("; ")}.` : "");
-  if (!sent.length) return;
+  rest = left.length ? `Left out: ${[...new Set(left)].join("; ")}.` : "";
+  if (!sent.length) {
+    done();
+    return;
+  }
+  say(sent.length > 1 ? `Reading ${sent.length} films` : "Reading the film");
   props.value = sent;
   trigger("upload");
 }
+
+// The page tells when the reading has come, or failed.
+function done() {
+  root.classList.remove("fx-busy");
+  say(rest);
+}
+document.addEventListener("fracture-done", done);
 
 input.addEventListener("change", () => { if (input.files.length) take(input.files); });
 

@@ -40,6 +40,7 @@ MARKUP = f"""
       <button type="button" class="fx-way" data-do="paste">Paste</button>
       <button type="button" class="fx-way" data-do="camera">Webcam</button>
     </div>
+    <p class="fx-say" role="status" aria-live="polite"></p>
     <div class="fx-camera" hidden>
       <video playsinline muted aria-label="What the webcam sees"></video>
       <div class="fx-ways">
@@ -48,8 +49,10 @@ MARKUP = f"""
       </div>
     </div>
   </div>
-  <p class="fx-say" role="status" aria-live="polite"></p>
 </section>"""
+
+# Tells the drop zone that the reading has come, or failed.
+DONE = '() => { document.dispatchEvent(new Event("fracture-done")); }'
 
 # The drop zone listens for this event; an example goes the same way as a file of one's own.
 TRY_EXAMPLE = """

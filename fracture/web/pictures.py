@@ -9,9 +9,13 @@ from __future__ import annotations
 import base64
 import io
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILM_SIDE = 1280
 HEAT_SIDE = 512
@@ -80,3 +84,10 @@ def warmest_place(heatmap: np.ndarray) -> str:
     down = ("upper", "middle", "lower")[min(2, 3 * int(row) // heatmap.shape[0])]
     across = ("left", "centre", "right")[min(2, 3 * int(column) // heatmap.shape[1])]
     return {"middle centre": "the centre"}.get(f"{down} {across}", f"the {down} {across}")
+
+
+def figure_uri(figure: Figure) -> str:
+    """Return a matplotlib figure as a PNG data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
