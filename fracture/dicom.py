@@ -43,14 +43,13 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-HTJ2K = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
 JPEG = (
     JPEG_BASELINE,
     "1.2.840.10008.1.2.4.51",  # 12 bit
     "1.2.840.10008.1.2.4.57",  # lossless
     "1.2.840.10008.1.2.4.70",  # lossless, first-order prediction
     "1.2.840.10008.1.2.4.80",  # JPEG-LS
-    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS, near lossless
 )
 
 PIXEL_DATA = 0x7FE00010
@@ -84,7 +83,7 @@ KEPT = {
     PIXEL_DATA,
 }
 MAX_ELEMENTS = 100_000  # of the file, nested ones included
-MAX_KEPT = 1_000_000  # bytes of a kept element other than the pixels: the largest table has 131,072
+MAX_KEPT = 300_000  # bytes of a kept element other than the pixels: the largest table has 131,072
 MAX_DEPTH = 16
 MAX_TILES = 10_000  # of a JPEG 2000 picture
 
@@ -139,13 +138,13 @@ def _only_pixels(data: bytes, limits: Limits) -> bytes:
         data, at, syntax = inflating.decompress(data[at:], 4 * limits.max_bytes), 0, EXPLICIT
         if inflating.unconsumed_tail:
             raise FilmError("The DICOM file unpacks to more than can be read.")
-    kept = []
+    kept: dict[int, bytes] = {}
     for tag, start, value, end in _Walk(data, syntax).elements(at):
         if tag in KEPT and (tag == PIXEL_DATA or end - value <= MAX_KEPT):
-            kept.append(data[start:end])
+            kept.setdefault(tag, data[start:end])
     uid = syntax.encode("ascii", "replace") + b"\0" * (len(syntax) % 2)
     head = struct.pack("<HH2sH", 2, 0x10, b"UI", len(uid)) + uid
-    return b"".join([b"\0" * 128, b"DICM", head, *kept])
+    return b"".join([b"\0" * 128, b"DICM", head, *kept.values()])
 
 
 class _Walk:
@@ -219,7 +218,7 @@ def _prepare(dataset: pydicom.Dataset, frames: int) -> str:
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     if syntax in (IMPLICIT, EXPLICIT, BIG_ENDIAN):
         return ""
-    if syntax not in (RLE, *JPEG, *JPEG_2000, *HTJ2K):
+    if syntax not in (RLE, *JPEG, *JPEG_2000):
         raise FilmError("The pixels of the DICOM file are coded in a way that is not read.")
     offsets = None
     if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:

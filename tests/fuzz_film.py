@@ -174,15 +174,14 @@ def outcome(data: bytes) -> str:
 
 
 def run(
-    first: int, inputs: int, seed: int, progress: bool = True
+    files: list[bytes], numbers: range, seed: int, progress: bool
 ) -> tuple[Counter[str], list[str]]:
     """Counts of outcomes, and a text about every input that went wrong."""
-    files = list(seeds().values())
     counts: Counter[str] = Counter()
     wrong: list[str] = []
     shared = mmap.mmap(-1, 8)  # the number of the input that a child is at
-    with tqdm(total=inputs, disable=not progress, unit="file") as bar:
-        at, end = first, first + inputs
+    with tqdm(total=len(numbers), disable=not progress, unit="file") as bar:
+        at, end = numbers.start, numbers.stop
         while at < end:
             stop = min(end, at + BATCH)
             reader, writer = os.pipe()
@@ -230,19 +229,22 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--match", default="", help="only damage files of such a name, as 'dicom'")
     parser.add_argument("--save", type=Path, help="write the inputs that went wrong to this folder")
     options = parser.parse_args()
-    counts, wrong = run(options.first, options.inputs, options.seed, progress=True)
+    found = seeds()
+    files = [data for name, data in found.items() if options.match in name.lower()]
+    numbers = range(options.first, options.first + options.inputs)
+    counts, wrong = run(files, numbers, options.seed, progress=True)
     for text in wrong[:20]:
         print(text)
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
-        files = list(seeds().values())
         for text in wrong:
             number = int(text.split(":")[0].split()[1])
             (options.save / str(number)).write_bytes(made(number, options.seed, files))
     print(
-        f"{sum(counts.values())} inputs from {len(seeds())} files: {counts['read']} read, "
+        f"{sum(counts.values())} inputs from {len(files)} files: {counts['read']} read, "
         f"{counts['refused']} refused with a sentence, {counts['wrong']} wrong"
     )
     return 1 if counts["wrong"] else 0
