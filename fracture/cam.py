@@ -29,7 +29,8 @@ def unit_range(heat: np.ndarray) -> np.ndarray:
     heat = np.asarray(heat, dtype=np.float32)
     heat = heat - heat.min()
     # The library's guard against division by zero, kept so that both ways agree.
-    return heat / np.float32(1e-7 + heat.max())
+    heat /= np.float32(1e-7 + heat.max())
+    return heat
 
 
 def closed_form(features: Tensor, weights: Tensor) -> np.ndarray:

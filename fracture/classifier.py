@@ -22,7 +22,7 @@ from torch import Tensor
 from fracture import cam
 from fracture.checkpoint import CheckpointError, fill, load_checkpoint
 from fracture.film import Box, Film, FilmError, Geometry, cut, letterbox, read_film
-from fracture.models import InputSpec, SimpleCNN, TransferClassifier, build_model
+from fracture.models import LITE0, InputSpec, SimpleCNN, TransferClassifier, build_model
 from fracture.parallel import bounded_map
 
 log = logging.getLogger("fracture")
@@ -276,6 +276,7 @@ def _find(path: str | os.PathLike[str] | None) -> Path:
 def _network(file: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> Network:
     """Build the network that a checkpoint is for and fill in its weights."""
     if metadata["architecture"] == "looktwice":
+        from fracture.fold import fold
         from fracture.looktwice import LookTwice, Plan
 
         try:
@@ -283,7 +284,7 @@ def _network(file: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -
         except (TypeError, AttributeError) as error:
             raise CheckpointError(f"{file}: its metadata must have a 'plan': {error}") from error
         fill(model, weights, file)
-        return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        return fold(model.eval())
     try:
         spec = InputSpec.from_metadata(metadata["input"])
         with torch.device("meta"):  # no time for random weights that are replaced at once
@@ -291,6 +292,10 @@ def _network(file: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -
     except ValueError as error:
         raise CheckpointError(f"{file} cannot be used: {error}") from error
     fill(model, weights, file)
+    if model.architecture == LITE0:
+        from fracture.fold import fold
+
+        model = fold(model.eval())
     return SingleLook(model, spec)
 
 

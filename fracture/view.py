@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 LEVELS = 256
+BAND = 32  # rows done at a time: what lies between the steps then stays in the cache
 
 
 def overlay(
@@ -34,13 +35,15 @@ def overlay(
         raise ValueError(f"a map of {heatmap.shape} does not fit an image of {image.shape[:2]}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-    levels, colours = _coloured(heatmap, colormap)
-    opacity = levels.point([round(alpha * level) for level in range(LEVELS)])
-    blended = Image.fromarray(image)
-    if blended.mode != "RGB":
-        blended = blended.convert("RGB")
-    blended.paste(colours.convert("RGB"), mask=opacity)
-    return np.asarray(blended)
+    opacity = [round(alpha * level) for level in range(LEVELS)]
+    blended = np.empty((*heatmap.shape, 3), dtype=np.uint8)
+    for top in range(0, len(blended), BAND):
+        rows = slice(top, top + BAND)
+        levels, colours = _coloured(heatmap[rows], colormap)
+        band = Image.fromarray(image[rows]).convert("RGB")
+        band.paste(colours.convert("RGB"), mask=levels.point(opacity))
+        blended[rows] = np.asarray(band)
+    return blended
 
 
 def heat_layer(heatmap: np.ndarray, colormap: str = "jet") -> np.ndarray:
