@@ -85,7 +85,8 @@ def status_words(reading: Reading) -> str:
     return HEADINGS[reading.label]
 
 
-def _icon(label: str | None, status: str) -> str:
+def icon(label: str | None, status: str) -> str:
+    """Return the sign of a verdict: a shaft in pieces, a question mark or a crossed circle."""
     if status == "ok" and label:
         inner = SHAPES[label]
     elif status == "uncertain":
@@ -129,7 +130,7 @@ def verdict_card(reading: Reading, other: Reading | None = None) -> str:
     return (
         f'<section class="fx-card fx-verdict fx-{slug}" data-status="{reading.status}">'
         f'<p class="fx-kicker">{kicker}</p>'
-        f'<h2 class="fx-head">{_icon(reading.label, reading.status)}'
+        f'<h2 class="fx-head">{icon(reading.label, reading.status)}'
         f"<span>{status_words(reading)}</span></h2>"
         + (f'<p class="fx-lead">{lead}</p>' if lead else "")
         + bars
@@ -152,7 +153,7 @@ def _second_opinion(reading: Reading, other: Reading) -> str:
 def waiting_card() -> str:
     """Return the card shown before any film was dropped."""
     classes = "".join(
-        f'<li class="fx-{SLUGS[name]}">{_icon(name, "ok")}<span><b>{name}</b><br>{meaning}</span>'
+        f'<li class="fx-{SLUGS[name]}">{icon(name, "ok")}<span><b>{name}</b><br>{meaning}</span>'
         for name, meaning in MEANINGS.items()
     )
     return (

@@ -80,6 +80,8 @@ def offers(settings: Settings) -> dict[str, Range | None]:
     if settings.gap > 0 and settings.label == "Simple":
         longest = 0.0  # ends that stand apart cannot override
     ranges["shortening"] = Range(0, longest, 0)
+    if settings.shortening > 0 and settings.label == "Simple":
+        ranges["gap"] = None
     ranges["projection"] = Range(-90, 90, 0)
     ranges["direction"] = Range(-180, 180, 0) if allowed.displacement.high else Range(0, 0, 0)
     return {name: r if r and r.high > r.low else None for name, r in ranges.items()}

@@ -1,0 +1,200 @@
+"""The page "Stress test": spoil the current film, hide a place, and watch the verdict.
+
+The film is the one on the first page; without one it is a simulated film.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fracture import stress
+from fracture.film import Film, FilmError, read_film
+from fracture.once import once
+from fracture.quiz import to_bytes
+from fracture.simulate import Settings, simulate
+from fracture.stress import Strain
+from fracture.web import html, models, pictures, plate
+from fracture.web.html import Reading
+from fracture.web.reading import Request, Upload, failure, look, plain
+
+SCRIPT = plate.READ_SCRIPT + plate.MARK_SCRIPT + (plate.HERE / "stress.js").read_text("utf-8")
+FIRST = Settings(bone="tibia", pattern="multifragmentary", seed=6)
+SECONDS = 12.0  # that an occlusion map may take
+LOST = 0.02  # a smaller drop is not worth a word
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A slider of the page: its name in `Strain`, label with unit, step."""
+
+    name: str
+    label: str
+    step: float
+
+
+SLIDERS = (
+    Slider("rotation", "Rotation (degrees clockwise)", 1),
+    Slider("exposure", "Exposure (stops; more makes an X-ray film darker)", 0.1),
+    Slider("contrast", "Contrast (times)", 0.05),
+    Slider("blur", "Blur (thousandths of the film's longer side)", 0.25),
+    Slider("noise", "Noise (share of the grey range)", 0.01),
+    Slider("crop", "Crop (share of the film cut off at each edge)", 0.01),
+    Slider("quality", "JPEG quality (100 is no JPEG)", 1),
+)
+
+
+def film_of(upload: Upload | None) -> Film:
+    """The film under test, no larger than it need be. Raises FilmError for an unreadable one."""
+    if upload is None:
+        return _simulated()
+    try:
+        stamp = Path(upload.path).stat().st_mtime_ns
+    except OSError:
+        raise FilmError("This film has already left the server. Drop it again.") from None
+    return _uploaded(upload.path, stamp, plain(upload.name))
+
+
+@once(1)
+def _simulated() -> Film:
+    return read_film(to_bytes(simulate(FIRST).pixels), name="Simulated film")
+
+
+@once(12)  # while somebody drags a slider the film need not be decoded for every step
+def _uploaded(path: str, stamp: int, name: str) -> Film:
+    return stress.workable(read_film(path, name=name))
+
+
+def strain_of(values: Mapping[str, Any], hidden: Any) -> Strain:
+    """What the sliders and the drawn box say; nonsense from a browser becomes no strain."""
+    wishes: dict[str, Any] = {}
+    for name, allowed in stress.STRAINS.items():
+        try:
+            wishes[name] = allowed.clip(float(values[name]))
+        except (KeyError, TypeError, ValueError):
+            continue
+    try:
+        box = tuple(float(side) for side in hidden)
+        return Strain(**wishes, hidden=box if len(box) == 4 else None)
+    except (TypeError, ValueError):
+        return Strain(**{k: v for k, v in wishes.items() if v == v})
+
+
+def shown(upload: Upload | None, strain: Strain) -> tuple[str, str]:
+    """The film under strain with its heatmap, and the verdict card, as HTML."""
+    try:
+        film = film_of(upload)
+        spoilt = stress.strained(film, strain)
+    except FilmError as error:
+        reading = failure(str(error))
+        return "", html.verdict_card(reading)
+    answer = look(Upload("", film.name), Request(), film=spoilt)
+    return _view(answer.reading), _card(answer.reading, film, strain)
+
+
+def _view(reading: Reading, below: str = "", label: str = "Film under strain") -> str:
+    tools = (
+        '<button type="button" class="fx-tool" data-do="box" aria-pressed="false">'
+        "Draw with a finger</button>"
+        '<button type="button" class="fx-tool" data-do="full">Full screen</button>'
+    )
+    return plate.view(
+        reading,
+        '<span class="fx-cross" aria-hidden="true"></span>',
+        label=label,
+        tools=tools,
+        below=below
+        or '<p class="fx-small">Drag a box over the film to paint a place over with '
+        "what lies around it. With the keyboard: arrow keys move the cross on the film, Shift "
+        "with arrow keys draws the box.</p>",
+        more=' data-do="mark" tabindex="0" role="application" aria-label="The film. Drag a box to '
+        'hide a place; Escape shows it again."',
+    )
+
+
+def _card(reading: Reading, film: Film, strain: Strain) -> str:
+    card = html.verdict_card(reading)
+    if strain == Strain():
+        return card
+    before = _before(film)
+    if before is None:
+        return card
+    label, share = before
+    says = f"Left alone, the film reads: {html.HEADINGS[label].lower()}, {html.percent(share)}."
+    if reading.label is None:
+        says += " Spoilt like this it gets no verdict."
+    elif reading.label != label:
+        says += " The verdict has changed."
+    else:
+        now = reading.probabilities[label]
+        says += f" The verdict holds, now with {html.percent(now)}."
+    return card.removesuffix("</section>") + f'<p class="fx-second">{escape(says)}</p></section>'
+
+
+@once(12)
+def _before(film: Film) -> tuple[str, float] | None:
+    """The verdict on the film as it came, and its probability."""
+    said = models.classifier().predict(film)
+    return None if said.label is None else (said.label, said.probabilities[said.label])
+
+
+def mind_changing(upload: Upload | None, strain: Strain) -> Iterator[tuple[str, str]]:
+    """What would change its mind: yields (film under the map so far, words), every few places."""
+    try:
+        film = stress.strained(film_of(upload), strain)
+    except FilmError as error:
+        yield "", plate.sentence(str(error))
+        return
+    base = look(Upload("", film.name), Request(), film=film).reading
+    state = None
+    places = stress.occlude(film, models.classifier().predict, seconds=SECONDS)
+    for count, state in enumerate(places, start=1):
+        if count % 5 == 0:
+            yield _occluded(base, film, state, done=False)
+    if state is None:
+        yield "", plate.sentence("There is no verdict on this film, so none can change.")
+        return
+    yield _occluded(base, film, state, done=True)
+
+
+def _occluded(base: Reading, film: Film, state: stress.Occlusion, *, done: bool) -> tuple[str, str]:
+    heat = state.heat(film.pixels.shape)
+    reading = replace(
+        base, heat=pictures.heat_uri(heat), target=state.label, place=pictures.warmest_place(heat)
+    )
+    words = _mind_words(state, done)
+    below = f'<p class="fx-meaning">{escape(words)}</p>'
+    return _view(reading, below, "What would change its mind"), plate.sentence(words)
+
+
+def _mind_words(state: stress.Occlusion, done: bool) -> str:
+    total = state.drops.size
+    if not done:
+        return f"Hiding one place after the other: {state.measured} of {total}."
+    asked = f"{state.measured} places were hidden, one at a time"
+    if state.measured < total:
+        asked += f" (of {total}; the time was over)"
+    drops = np.nan_to_num(state.drops, nan=0.0)
+    worst = float(drops.max())
+    if worst < LOST:
+        return f"{asked}. None of them mattered: the verdict hangs on no single place."
+    row, column = np.unravel_index(int(drops.argmax()), drops.shape)
+    where = pictures.warmest_place(_single(drops.shape, int(row), int(column)))
+    turned = int(state.turned.sum())
+    changes = {0: "No single place changes the verdict.", 1: "At one place the verdict changes."}
+    return (
+        f"{asked}. Warm places cost most when hidden: in {where} the probability of "
+        f"{state.label.lower()} falls from {html.percent(state.base)} by {100 * worst:.0f} points. "
+        + changes.get(turned, f"At {turned} places the verdict changes.")
+    )
+
+
+def _single(shape: tuple[int, ...], row: int, column: int) -> np.ndarray:
+    cells = np.zeros(shape, np.float32)
+    cells[row, column] = 1
+    return cells
