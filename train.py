@@ -16,6 +16,7 @@ import argparse
 import copy
 import csv
 import datetime as dt
+import json
 import math
 import os
 import sys
@@ -33,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fracture import augment
-from fracture.checkpoint import save_checkpoint
+from fracture.checkpoint import load_checkpoint, save_checkpoint
 from fracture.film import read_film
 from fracture.foreign import KINDS, draw_foreign
 from fracture.gate import fit_gate
@@ -681,7 +682,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where a run's state goes")
     parser.add_argument("--plan", type=Path, default=Path("models/evaluation.json"))
     parser.add_argument(
-        "--ship", action="store_true", help="put the model into --out although films are held out"
+        "--ship",
+        action="store_true",
+        help="train nothing: copy the finished run into --out, calibrated by the evaluation",
     )
     parser.add_argument("--resume", action="store_true", help="go on after the last whole epoch")
     return parser.parse_args()
@@ -733,6 +736,8 @@ def two_classes(record: Record) -> bool:
 
 def main() -> None:
     args = arguments()
+    if args.ship:
+        return ship(args)
     accelerator = Accelerator()
     set_seed(args.seed)
     if args.threads:
@@ -785,10 +790,27 @@ def main() -> None:
         "date": dt.date.today().isoformat(),
     }
     if name == "looktwice":
-        metadata["plan"] = model.plan.to_metadata()
+        metadata |= {"plan": model.plan.to_metadata(), **calibration(args.plan)}
     save_checkpoint(path, model.cpu(), metadata, half=True)
     plot_curves(run)
     accelerator.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def calibration(evaluation: Path) -> dict[str, dict]:
+    """The plan and the thresholds that `fracture.evaluate` fitted on held-out films, if it ran."""
+    if not evaluation.exists():
+        return {}
+    values = json.loads(evaluation.read_text())
+    return {"plan": values["plan"], "thresholds": values["thresholds"]}
+
+
+def ship(args: argparse.Namespace) -> None:
+    """Put a finished run's weights into `--out` with what the evaluation fitted."""
+    source = args.runs / run_name(args) / "looktwice.safetensors"
+    weights, metadata = load_checkpoint(source)
+    path = args.out / source.name
+    save_checkpoint(path, weights, metadata | calibration(args.plan), half=True)
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB) from {source}")
 
 
 def run_name(args: argparse.Namespace) -> str:
