@@ -57,7 +57,7 @@ def run_app(folder: Path, models: Path, default: str, keep: int | None = None) -
         yield Running(url, log, uploads, process)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE)
 
 
 def _model_state(url: str) -> str:
