@@ -46,14 +46,15 @@ class Levels:
         columns = self._columns * SIDE // self._shape[1]
         return np.isfinite(self.sample) & ~border[np.ix_(rows, columns)]
 
-    def range(self, border: np.ndarray) -> tuple[float, float]:
-        """The levels that become 0 and 1."""
+    def range(self, border: np.ndarray, negative: bool = False) -> tuple[float, float]:
+        """The levels that become 0 and 1; of a negative, which is still to be inverted, 1 and 0."""
         values = self.sample[self.inside(border)]
         if not values.size:
             values = self.sample[np.isfinite(self.sample)]
         if not values.size:
             raise FilmError("The picture holds no numbers that can be shown.")
-        low, high = np.percentile(values, (DARKEST, BRIGHTEST))
+        ends = (100 - BRIGHTEST, 100 - DARKEST) if negative else (DARKEST, BRIGHTEST)
+        low, high = np.percentile(values, ends)
         return float(low), float(high)
 
 
@@ -171,11 +172,10 @@ def problems_of(
         return blank
     if not eight_bit:
         return ()
-    if negative:
-        values, low, high = 255 - values, 255 - high, 255 - low
     if high < DARK:
         return ("The picture is too dark.",)
-    if low > 255 - DARK or (values >= SATURATED).mean() > 0.6:
+    # Much of a negative is white: the air around the limb.
+    if low > 255 - DARK or (not negative and (values >= SATURATED).mean() > 0.6):
         return ("The picture is overexposed: most of it is white.",)
     return blank if high - low < FLAT_RANGE else ()
 

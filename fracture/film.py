@@ -112,7 +112,9 @@ def _film(raster: Raster, name: str) -> Film:
     levels = Levels(values)
     border = light_border(levels.small)
     negative = is_negative(levels.small, ~border)
-    low, high = levels.range(border)
+    if negative:  # then it is the air around the limb, and will be black anyway
+        border[:] = False
+    low, high = levels.range(border, negative)
     problems = problems_of(
         levels.sample,
         levels.inside(border),
@@ -130,8 +132,7 @@ def _film(raster: Raster, name: str) -> Film:
         notes.append("The film was a negative (bone dark); it was inverted.")
     if border.any():
         _blacken(pixels, border)
-        if not negative:  # there it is the air around the limb
-            notes.append("The light border around the film was left out.")
+        notes.append("The light border around the film was left out.")
     return Film(pixels, display, name, tuple(notes), problems)
 
 

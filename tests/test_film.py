@@ -30,6 +30,8 @@ from fracture.film import (
     letterbox,
     read_film,
 )
+from fracture.labels import read_labels
+from fracture.negatives import SEEN_NEGATIVE, features, is_negative
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -249,6 +251,36 @@ def test_light_box_around_a_film() -> None:
 def test_a_bright_bone_at_the_edge_is_no_border() -> None:
     film = np.where(drawn() > 100, 255, 20).astype(np.uint8)
     assert read_film(film).notes == ()
+
+
+def test_negatives_among_real_films(shared_data: Path) -> None:
+    """Every 20th film; `python -m fracture.negatives` measures all of them."""
+    records = [
+        record
+        for record in read_labels(shared_data)
+        if record.label != "not_limb_radiograph" and record.id not in SEEN_NEGATIVE
+    ][::20]
+    as_is, inverted = [], []
+    for record in records:
+        values = np.asarray(Image.open(record.path).convert("L"))
+        as_is.append(read_film(values))
+        inverted.append(read_film(255 - values))
+    note = "The film was a negative (bone dark); it was inverted."
+    assert len(records) > 80
+    assert sum(note in film.notes for film in as_is) <= 2
+    assert sum(note in film.notes for film in inverted) >= 0.92 * len(records)
+    for film, turned in zip(as_is, inverted, strict=True):
+        if film.notes == () and turned.notes == (note,):
+            assert np.abs(film.pixels - turned.pixels).max() < 1e-5
+            assert np.abs(film.display.astype(int) + turned.display - 255).max() == 0
+
+
+def test_features_of_a_negative_are_those_of_the_film_negated() -> None:
+    grey = np.asarray(Image.fromarray(FILM).resize((128, 128)), dtype=np.float32) / 255
+    seen = np.ones_like(grey, dtype=bool)
+    seen[:, :9] = False
+    assert np.allclose(features(grey, seen), -features(1 - grey, seen), atol=1e-3)
+    assert not is_negative(grey, seen) and is_negative(1 - grey, seen)
 
 
 # --- problems --------------------------------------------------------------------------------
