@@ -204,6 +204,7 @@ def measured_section(values: Json) -> str:
     """Targets beside what was reached, and the figures."""
     three = values["three_classes"]
     kind, broken = values["kind"], values["fracture"]
+    others = "other groups" if len(values["folds"]) == 1 else "the other folds"
     keys = ("auroc", "balanced_accuracy", "sensitivity", "specificity", "f1", "brier", "ece")
     rows = [
         [name, *(_span(block.get(key)) for key in keys)]
@@ -228,7 +229,7 @@ def measured_section(values: Json) -> str:
 
 Group-wise cross-validation ({_folds(values)}): every film is read by a model that was trained
 without its group. The weights of the two opinions, which also calibrate, and all thresholds are
-fitted on the other folds. Values are followed by 95 % intervals from
+fitted on {others}. Values are followed by 95 % intervals from
 {_number(values["resamples"])} bootstrap resamples of groups. Targets were set before training.
 
 {targets_table(values)}
@@ -277,7 +278,10 @@ def calibration_section(values: Json) -> str:
             ["pictures", "number", "refused"],
             [[name, str(p["pictures"]), _span(p["refused"])] for name, p in parts.items()],
         )
-        refused = f"\nWhat does not look like an X-ray of a limb gets no verdict:\n\n{table}\n"
+        refused = (
+            "\nWhat does not look like an X-ray of a limb gets no verdict. Training saw other "
+            f"pictures of the drawn kinds, and none of scikit-image's:\n\n{table}\n"
+        )
     return f"""
 ## When it says "uncertain", and when it says nothing
 
@@ -381,6 +385,11 @@ random weights in parts of the model (rank: correlation with the trained model's
 
 {_table(["random", "films", "hit", "rank"], rows)}
 """
+        if found["sanity"].get("random reader", {}).get("rank", 0) > 0.5:
+            text += (
+                "\nWith a random reader the map stays much the same: it shows where the locator "
+                "looked, and says little about what the reader made of it.\n"
+            )
     return text + "\n![Hit rates](figures/explanation.png)\n"
 
 

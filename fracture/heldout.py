@@ -3,6 +3,9 @@
 One row a film, written to a JSON file as the films are read, so that a run that was cut off goes
 on where it stopped; the locator's pooled features lie beside it in an `.npz`. Nothing is decided
 here: how the opinions are weighed is fitted later, on other folds' rows (`fracture.evaluate`).
+
+Rows belong to a checkpoint. A change of the code that looks at films does not show in it: then
+delete the `heldout.json` files.
 """
 
 from __future__ import annotations

@@ -513,10 +513,16 @@ def test_card_says_what_the_json_says(evaluation: dict) -> None:
         assert "None" not in line and "nan" not in line.split()
 
 
-@pytest.mark.parametrize(
-    ("value", "less", "said"), [(0.96, False, "yes"), (0.9, False, "no, by 0.050")]
-)
-def test_targets(evaluation: dict, value: float, less: bool, said: str) -> None:
+def test_card_admits_a_map_that_does_not_depend_on_the_reader(evaluation: dict) -> None:
+    sentence = "With a random reader the map stays much the same"
+    assert sentence not in card.card(evaluation)
+    found = evaluation["explanation"]
+    sanity = found["sanity"] | {"random reader": found["sanity"]["random reader"] | {"rank": 0.99}}
+    assert sentence in card.card(evaluation | {"explanation": found | {"sanity": sanity}})
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.96, "yes"), (0.9, "no, by 0.050")])
+def test_targets(evaluation: dict, value: float, said: str) -> None:
     figure = {"value": value, "low": value, "high": value}
     kind = evaluation["kind"] | {"full": evaluation["kind"]["full"] | {"auroc": figure}}
     first = card.targets_table(evaluation | {"kind": kind}).splitlines()[2]
