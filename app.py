@@ -33,8 +33,11 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from fracture.quiz import QuizError
 from fracture.web import drop as drop_zone
-from fracture.web import html, models, pictures, server
+from fracture.web import evidence, html, learn, make, models, pictures, plate, server, take
+from fracture.web import quiz as quizzes
+from fracture.web import stress as stresses
 from fracture.web.reading import (
     VERDICT,
     Answer,
@@ -51,6 +54,8 @@ HERE = Path(__file__).parent
 WEB = HERE / "fracture" / "web"
 EXAMPLES = HERE / "examples"
 KEEP_SECONDS = 600  # how long an upload or a result may stay on the disk
+# For a class: a folder with films and their labels.csv, and one where quiz results are kept.
+FILMS, RESULTS = os.environ.get("FRACTURE_FILMS"), os.environ.get("FRACTURE_RESULTS")
 QUEUE_LENGTH = 64  # readings that may wait; beyond that the page says that the queue is full
 
 TEAL = gr.themes.Color(
@@ -129,8 +134,11 @@ element.addEventListener("click", (event) => {
 """
 
 
-def read_page(examples: Sequence[Path]) -> None:
-    """Build the page "Read an X-ray"; `examples` are served under `examples/`."""
+def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
+    """Build the page "Read an X-ray"; `examples` are served under `examples/`.
+
+    Returns the drop zone and the number of the film that is shown, for other pages.
+    """
     with gr.Row(elem_id="read", equal_height=False):
         with gr.Column(scale=7, min_width=320):
             drop = film_drop()
@@ -156,6 +164,13 @@ def read_page(examples: Sequence[Path]) -> None:
             insist = gr.Button("Show the verdict anyway", visible=False, elem_id="insist")
             with gr.Column(elem_id="controls"):
                 choices = _controls()
+            with gr.Row(elem_id="take-page"):
+                as_pdf = gr.Button("Take it away as PDF", size="md")
+                as_png = gr.Button("as PNG", size="md")
+            taken = gr.HTML(elem_id="taken", apply_default_css=False)
+            saved = gr.HTML(
+                html_template="", js_on_load=take.SCRIPT, apply_default_css=False, elem_id="saved"
+            )
     batch = gr.HTML(apply_default_css=False, elem_id="batch", js_on_load=BATCH)
     with gr.Row(visible=False, elem_id="take-away") as take_away:
         table = gr.DownloadButton("Take the table (CSV)", size="md")
@@ -212,7 +227,25 @@ def read_page(examples: Sequence[Path]) -> None:
     anyway = functools.partial(changed, insist=True)
     insist.click(anyway, [drop, row, *choices], shown, **listen)
     batch.select(opened, [drop, *choices], [*shown, row], **listen)
+
+    def taken_away(kind, sent, row, target, model, method):
+        films = drop_zone.received(sent, uploads)
+        if not films:
+            return "", plate.sentence("Drop a film first.")
+        wanted = Request(model, method, target)
+        file, words = take.download(films[_within(row, films)], wanted, kind)
+        return file, plate.sentence(words)
+
+    for button, kind in ((as_pdf, "pdf"), (as_png, "png")):
+        button.click(
+            functools.partial(taken_away, kind),
+            [drop, row, *choices[:3]],
+            [saved, taken],
+            show_progress_on=button,
+            **PRIVATE,
+        )
     _endpoint()
+    return drop, row
 
 
 def _controls() -> list[gr.components.Component]:
@@ -326,6 +359,359 @@ def keep_local(component: gr.components.Component) -> None:
     component.async_move_resource_to_block_cache = move_local
 
 
+# ---------------------------------------------------------------------- Make a fracture
+def make_page(tab: gr.Tab) -> None:
+    """Build the page "Make a fracture" inside its tab."""
+    first = make.FIRST
+    offers = make.offers(first)
+    with gr.Row(elem_id="make", equal_height=False):
+        with gr.Column(scale=7, min_width=320):
+            view = gr.HTML(js_on_load=make.SCRIPT, apply_default_css=False, elem_id="make-view")
+        with gr.Column(scale=5, min_width=320):
+            verdict = gr.HTML(
+                html_template=ANNOUNCED, apply_default_css=False, elem_id="make-verdict"
+            )
+            with gr.Column(elem_classes="fx-panel", elem_id="make-controls"):
+                tight = {"elem_classes": "fx-tight"}
+                bone = gr.Radio(make.bones(), value=first.bone, label="Bone", **tight)
+                pattern = gr.Radio(
+                    make.patterns(first.bone), value=first.pattern, label="Pattern", **tight
+                )
+                segment = gr.Radio(**_segments(first), label="Part of the bone", **tight)
+                knobs = {k.name: _knob(k, first, offers) for k in make.KNOBS if k.main}
+                with gr.Accordion("More settings", open=False):
+                    knobs |= {k.name: _knob(k, first, offers) for k in make.KNOBS if not k.main}
+                other = gr.Button("Another patient", size="md")
+            with gr.Column(elem_classes="fx-panel"):
+                control = gr.Dropdown(
+                    make.sweepable(first), value="angle", filterable=False,
+                    label="Sweep one control and see how the answer follows",
+                )  # fmt: skip
+                go = gr.Button("Sweep it", variant="primary", size="md")
+    plot = gr.HTML(apply_default_css=False, elem_id="make-plot")
+    seed = gr.Number(first.seed, visible="hidden", precision=0)
+    begun = gr.State(False)
+    inputs = [bone, pattern, segment, seed, *knobs.values()]
+    names = ["bone", "pattern", "segment", "seed", *knobs]
+
+    def settings_of(values, **options):
+        return make.wanted(dict(zip(names, values, strict=True)), **options)
+
+    def opened(begun, *values):
+        if begun:
+            return [gr.skip()] * 3
+        return True, *make.made(settings_of(values))
+
+    def chosen(*values):
+        """A new bone or pattern: every control offers something else."""
+        settings = settings_of(values, usual=True)
+        offers = make.offers(settings)
+        return [
+            gr.update(choices=make.patterns(settings.bone), value=settings.pattern),
+            gr.update(**_segments(settings)),
+            *(_knob_update(knob, settings, offers) for knob in make.KNOBS),
+            gr.update(choices=make.sweepable(settings), value="angle"),
+            *make.made(settings),
+        ]
+
+    def turned(*values):
+        """A slider was moved: only those whose range hangs on another one change."""
+        settings = settings_of(values)
+        offers = make.offers(settings)
+        hanging = [k for k in make.KNOBS if k.name in ("gap", "shortening")]
+        return [*(_knob_update(k, settings, offers) for k in hanging), *make.made(settings)]
+
+    def another(*values):
+        settings = settings_of([*values[:3], secrets.randbelow(10**6), *values[4:]])
+        return settings.seed, *make.made(settings)
+
+    def swept(control, *values, progress=gr.Progress()):  # noqa: B008
+        plot = ""
+        for done, count, plot in make.swept(settings_of(values), control):  # noqa: B007
+            progress((done, count), desc="Making and reading films", unit="films")
+        return plot
+
+    shown = [view, verdict]
+    live = {"show_progress_on": verdict, **PRIVATE}
+    tab.select(opened, [begun, *inputs], [begun, *shown], **live)
+    ordered = [knobs[knob.name] for knob in make.KNOBS]
+    gr.on(
+        [bone.input, pattern.input],
+        chosen,
+        inputs,
+        [pattern, segment, *ordered, control, *shown],
+        **live,
+    )
+    gr.on(
+        [segment.input, *(knob.input for knob in ordered)],
+        turned,
+        inputs,
+        [knobs["gap"], knobs["shortening"], *shown],
+        trigger_mode="always_last",
+        **live,
+    )
+    other.click(another, inputs, [seed, *shown], **live)
+    go.click(swept, [control, *inputs], plot, show_progress_on=plot, **PRIVATE)
+
+
+def _segments(settings: Any) -> dict[str, Any]:
+    """What the choice between shaft and end shows for these settings; hidden without a choice."""
+    titles = {"shaft": "Shaft", "distal": "Lower end"}
+    names = make.segments(settings)
+    return {
+        "choices": [(titles[name], name) for name in names],
+        "value": settings.segment,
+        "visible": len(names) > 1,
+    }
+
+
+def _knob(knob: make.Knob, settings: Any, offers: dict[str, Any]) -> gr.Slider:
+    return gr.Slider(label=knob.label, step=knob.step, **_span(knob, settings, offers))
+
+
+def _knob_update(knob: make.Knob, settings: Any, offers: dict[str, Any]) -> dict[str, Any]:
+    return gr.update(**_span(knob, settings, offers))
+
+
+def _span(knob: make.Knob, settings: Any, offers: dict[str, Any]) -> dict[str, Any]:
+    """Range, value and visibility of a slider; one without a choice is not shown."""
+    value = settings.angle if knob.name == "projection" else getattr(settings, knob.name)
+    allowed = offers[knob.name]
+    if allowed is None:
+        return {"minimum": min(0, value), "maximum": max(1, value), "value": value,
+                "visible": False}  # fmt: skip
+    return {"minimum": allowed.low, "maximum": allowed.high, "value": value, "visible": True}
+
+
+# ---------------------------------------------------------------------- Quiz
+FOLLOW_SECONDS = 10  # how often a board on the projector is drawn anew
+
+
+def quiz_page(klass: quizzes.Class) -> gr.Textbox:
+    """Build the page "Quiz"; returns the field for the code, which a link may fill in."""
+    sources = klass.sources
+    with gr.Column(elem_classes="fx-panel", elem_id="quiz-start") as start:
+        gr.Markdown(
+            "Ten films. Mark the fracture, say what it is and how sure you are; then see the "
+            "truth, and how the model did. The same code gives everybody the same films."
+        )
+        with gr.Row():
+            code = gr.Textbox(
+                label="Code (leave it empty for a new quiz)", max_length=16, elem_id="quiz-code"
+            )
+            name = gr.Textbox(
+                label="Name for the class board (may be empty)", max_length=24, elem_id="quiz-name"
+            )
+        source = gr.Radio(
+            list(sources), value=sources[0][1], label="Films of a new quiz",
+            visible=len(sources) > 1, elem_classes="fx-tight",
+        )  # fmt: skip
+        with gr.Row():
+            go = gr.Button("Start", variant="primary", size="lg", elem_id="quiz-go")
+            fresh = gr.Button("A code for the class", size="lg")
+        problem = gr.HTML(html_template=ANNOUNCED, apply_default_css=False, elem_id="quiz-problem")
+    invite = gr.HTML(apply_default_css=False, elem_id="quiz-invite")
+    page = gr.HTML(js_on_load=quizzes.SCRIPT, apply_default_css=False, elem_id="quiz")
+    board = gr.HTML(apply_default_css=False, elem_id="quiz-board")
+    with gr.Row(elem_id="quiz-tools"):
+        look_again = gr.Button("Show the class board", size="md")
+        follow = gr.Checkbox(False, label="Keep the board up to date (for the projector)")
+    if klass.problems:
+        with gr.Accordion(f"Left out of the teacher's folder: {len(klass.problems)}", open=False):
+            gr.HTML("".join(plate.sentence(problem) for problem in klass.problems))
+    game, session = gr.State(), gr.State([])
+    clock = gr.Timer(FOLLOW_SECONDS, active=False)
+
+    def begin(code, name, source):
+        try:
+            begun, first = quizzes.start(code, name, source, klass)
+        except QuizError as error:
+            return [gr.skip()] * 4 + [plate.sentence(str(error)), gr.skip()]
+        return begun, begun.code, first, gr.update(visible=False), "", ""
+
+    def answered(event: gr.EventData, game):
+        if game is None:
+            return gr.skip()
+        sent = (getattr(event, key, None) for key in ("number", "label", "sureness", "place"))
+        try:
+            quizzes.give(game, *sent, klass)
+        except QuizError as error:
+            if game.next is None:
+                return gr.skip()
+            return quizzes.ask(game, klass, str(error))
+        return quizzes.reveal(game, klass)
+
+    def onwards(game, session):
+        if game is None:
+            return [gr.skip()] * 4
+        if game.next is not None:
+            return quizzes.ask(game, klass), gr.skip(), gr.skip(), gr.skip()
+        end, session = quizzes.finish(game, klass, session)
+        return end, session, quizzes.board(game.code, klass, session), None
+
+    def invited(source):
+        code = quizzes.new_code(source)
+        return code, quizzes.invitation(code)
+
+    def board_now(code, session):
+        return quizzes.board(code, klass, session)
+
+    playing = {"show_progress_on": page, **PRIVATE}
+    gr.on(
+        [go.click, code.submit, name.submit],
+        begin,
+        [code, name, source],
+        [game, code, page, start, problem, invite],
+        show_progress_on=go,
+        **PRIVATE,
+    )
+    fresh.click(invited, source, [code, invite], **PRIVATE)
+    page.submit(answered, game, page, **playing)
+    page.select(onwards, [game, session], [page, session, board, game], **playing)
+    page.clear(lambda: ("", "", gr.update(visible=True)), None, [page, code, start], **PRIVATE)
+    for event in (look_again.click, clock.tick):
+        event(board_now, [code, session], board, show_progress="hidden", **PRIVATE)
+    follow.input(lambda on: gr.update(active=on), follow, clock, **PRIVATE)
+    _quiz_endpoints(klass)
+    return code
+
+
+def _quiz_endpoints(klass: quizzes.Class) -> None:
+    """Register the quiz for gradio_client: start, answer, board. A game belongs to its client."""
+    game = gr.State()
+
+    def quiz_start(code: str, name: str):
+        """Begin a quiz: its films are answered one after the other with `/quiz_answer`."""
+        try:
+            begun, _ = quizzes.start(code, name, "simulated", klass)
+        except QuizError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return quizzes.state_json(begun, klass), begun
+
+    def quiz_answer(number: float, label: str, sureness: float, place: list, game):
+        """Answer the film that is next: its truth, the score, and the next film."""
+        if game is None:
+            raise gr.Error("Begin with /quiz_start.", print_exception=False)
+        try:
+            mark = quizzes.give(game, number, label, sureness, place, klass)
+        except QuizError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        if game.next is None:
+            quizzes.finish(game, klass, [])
+        return quizzes.mark_json(mark) | quizzes.state_json(game, klass)
+
+    def quiz_board(code: str) -> str:
+        """The class board of a quiz (of all, without a code), where the teacher keeps results."""
+        try:
+            return quizzes.board_text(code, klass)
+        except QuizError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    with gr.Group(visible=False):
+        code, name = gr.Textbox(label="Code of a quiz, or empty"), gr.Textbox(label="Name")
+        number = gr.Number(label="Number of the film, from 1", precision=0)
+        label = gr.Dropdown(["Simple", "Comminuted"], label="Which it is")
+        sureness = gr.Slider(50, 100, 75, label="How sure, per cent")
+        place = gr.JSON(label="[x, y] or [left, top, width, height], fractions of the film")
+        state = gr.JSON(label="The game: code, next film, summary so far")
+        marked = gr.JSON(label="The film's truth, your score, the model's answer and score")
+        standings = gr.Textbox(label="Class board as CSV")
+        gr.Button().click(quiz_start, [code, name], [state, game], api_name="quiz_start", **QUEUED)
+        gr.Button().click(
+            quiz_answer, [number, label, sureness, place, game], marked,
+            api_name="quiz_answer", **QUEUED,
+        )  # fmt: skip
+        gr.Button().click(quiz_board, code, standings, api_name="quiz_board", **QUEUED)
+
+
+def from_link(request: gr.Request) -> tuple[Any, Any]:
+    """Open the quiz whose code the page's address names (`?quiz=SKX-47D`)."""
+    code = request.query_params.get("quiz", "")
+    if not code:
+        return gr.skip(), gr.skip()
+    return gr.update(selected="quiz"), code[:16]
+
+
+# ---------------------------------------------------------------------- Stress test
+def stress_page(tab: gr.Tab, drop: gr.HTML, row: gr.Number) -> None:
+    """Build the page "Stress test" inside its tab; drop, row: the first page's films."""
+    with gr.Row(elem_id="stress", equal_height=False):
+        with gr.Column(scale=7, min_width=320):
+            view = gr.HTML(
+                js_on_load=stresses.SCRIPT, apply_default_css=False, elem_id="stress-view"
+            )
+        with gr.Column(scale=5, min_width=320):
+            verdict = gr.HTML(
+                html_template=ANNOUNCED, apply_default_css=False, elem_id="stress-verdict"
+            )
+            with gr.Column(elem_classes="fx-panel", elem_id="stress-controls"):
+                sliders = [
+                    gr.Slider(s.range.low, s.range.high, s.range.usual, step=s.step, label=s.label)
+                    for s in stresses.SLIDERS
+                ]
+                undo = gr.Button("Undo all", size="md")
+                mind = gr.Button("What would change its mind?", variant="primary", size="md")
+                words = gr.HTML(
+                    html_template=ANNOUNCED, apply_default_css=False, elem_id="stress-words"
+                )
+    hidden = gr.State()
+    uploads = drop.GRADIO_CACHE
+    names = [slider.name for slider in stresses.SLIDERS]
+
+    def asked(sent, row, hidden, values):
+        films = drop_zone.received(sent, uploads)
+        upload = films[_within(row, films)] if films else None
+        return upload, stresses.strain_of(dict(zip(names, values, strict=True)), hidden)
+
+    def strained(sent, row, hidden, *values):
+        return *stresses.shown(*asked(sent, row, hidden, values)), ""
+
+    def drawn(event: gr.EventData, sent, row, *values):
+        place = getattr(event, "place", None)
+        return place, *strained(sent, row, place, *values)
+
+    def undone(sent, row):
+        usual = [slider.range.usual for slider in stresses.SLIDERS]
+        return None, *usual, *strained(sent, row, None, *usual)
+
+    def minded(sent, row, hidden, *values):
+        yield from stresses.mind_changing(*asked(sent, row, hidden, values))
+
+    shown = [view, verdict, words]
+    live = {"show_progress": "hidden", **PRIVATE}
+    tab.select(strained, [drop, row, hidden, *sliders], shown, show_progress_on=verdict, **PRIVATE)
+    gr.on(
+        [slider.input for slider in sliders],
+        strained,
+        [drop, row, hidden, *sliders],
+        shown,
+        trigger_mode="always_last",
+        **live,
+    )
+    view.select(drawn, [drop, row, *sliders], [hidden, *shown], trigger_mode="always_last", **live)
+    undo.click(undone, [drop, row], [hidden, *sliders, *shown], **live)
+    mind.click(minded, [drop, row, hidden, *sliders], [view, words], **live)
+
+
+# ---------------------------------------------------------------------- How good is it? Learn
+def evidence_page(tab: gr.Tab) -> None:
+    """Build the page "How good is it?" inside its tab; it is read when the tab is opened."""
+    page = gr.HTML(js_on_load=evidence.SCRIPT, apply_default_css=False, elem_id="evidence")
+    with gr.Accordion("The model card", open=False, visible=False) as frame:
+        card = gr.Markdown(elem_id="model-card")
+
+    def opened():
+        text = evidence.model_card()
+        return evidence.page(), gr.update(visible=bool(text)), text
+
+    tab.select(opened, None, [page, frame, card], **PRIVATE)
+
+
+def learn_page() -> None:
+    """Build the page "Learn": the atlas."""
+    gr.HTML(learn.page(), js_on_load=learn.SCRIPT, apply_default_css=False, elem_id="learn")
+
+
 # ---------------------------------------------------------------------- the whole app
 HEADER = f"""
 <header class="fx-header">
@@ -361,18 +747,32 @@ def build() -> gr.Blocks:
         fill_width=True,
     ) as blocks:
         gr.HTML(HEADER, js_on_load=SWITCH_THEME, apply_default_css=False, elem_id="header")
-        with gr.Tabs(elem_id="pages"), gr.Tab("Read an X-ray", id="read"):
-            read_page(examples())
+        with gr.Tabs(elem_id="pages") as tabs:
+            with gr.Tab("Read an X-ray", id="read"):
+                drop, row = read_page(examples())
+            with gr.Tab("Make a fracture", id="make") as tab:
+                make_page(tab)
+            with gr.Tab("Quiz", id="quiz"):
+                code = quiz_page(quizzes.class_from(FILMS, RESULTS))
+            with gr.Tab("Stress test", id="stress") as tab:
+                stress_page(tab, drop, row)
+            with gr.Tab("How good is it?", id="evidence") as tab:
+                evidence_page(tab)
+            with gr.Tab("Learn", id="learn"):
+                learn_page()
+        blocks.load(from_link, None, [tabs, code], queue=False, api_visibility="private")
     blocks.queue(max_size=QUEUE_LENGTH)
 
-    routes = [Route("/health", server.health)]
+    routes = [Route("/health", server.health), Route("/atlas/{name}.webp", learn.picture)]
+    if evidence.FIGURES_FOLDER.is_dir():
+        routes.append(Mount("/figures", StaticFiles(directory=evidence.FIGURES_FOLDER)))
     if EXAMPLES.is_dir():
         routes.append(Mount("/examples", StaticFiles(directory=EXAMPLES)))
     # Whoever launches the app (this file, a Space, a test) gets the same settings.
     blocks.launch = functools.partial(
         blocks.launch,
         theme=theme,
-        css_paths=WEB / "style.css",
+        css_paths=[WEB / "style.css", WEB / "classroom.css"],
         max_file_size=f"{drop_zone.MAX_MEGABYTES}mb",
         footer_links=["api"],
         run_history=False,  # keeps films in the browser's storage otherwise

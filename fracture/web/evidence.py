@@ -14,6 +14,7 @@ from typing import Any
 from fracture.web import plate
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
+FIGURES_FOLDER = MODELS / "figures"
 SCRIPT = (plate.HERE / "evidence.js").read_text("utf-8")
 Json = dict[str, Any]
 
@@ -42,7 +43,7 @@ def page(evaluation: Path | None = None, figures: Path | None = None) -> str:
     values = load(evaluation or MODELS / "evaluation.json")
     if values is None:
         return absent()
-    there = figures or MODELS / "figures"
+    there = figures or FIGURES_FOLDER
     parts = [
         _opening(values),
         _words(values),
@@ -200,8 +201,8 @@ def lesson(found: Json | None) -> str:
     intro = ""
     if isinstance(claimed, (int, float)):
         intro = (
-            f"The network called SimpleCNN is said to reach {100 * claimed:.2f} % accuracy. Here is "
-            "the same network, and only the films on which it is measured change."
+            f"The network called SimpleCNN is said to reach {100 * claimed:.2f} % accuracy. Here "
+            "is the same network, and only the films on which it is measured change."
         )
     return (
         '<section class="fx-card fx-lesson" aria-label="The lesson of the 99.87 %" '

@@ -70,6 +70,11 @@ def patterns(bone: str) -> list[tuple[str, str]]:
     return [(titles.get(name, name.capitalize()), name) for name in patterns_of(bone)]
 
 
+def segments(settings: Settings) -> tuple[str, ...]:
+    """Where such a fracture may be: "shaft", "distal", both, or nowhere."""
+    return choices(settings.bone, settings.pattern).segments
+
+
 def offers(settings: Settings) -> dict[str, Range | None]:
     """What each knob may offer beside these settings; None: it has no choice."""
     allowed = choices(settings.bone, settings.pattern)

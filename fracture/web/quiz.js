@@ -54,5 +54,5 @@ watch("value", () => {
   const head = element.querySelector(".fx-head");
   if (!head) return;
   head.focus({ preventScroll: true });
-  element.scrollIntoView({ block: "start" });
+  element.querySelector(".fx-quiz").scrollIntoView({ block: "start" });
 });

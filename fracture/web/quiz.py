@@ -111,12 +111,17 @@ def slide(code: str, number: int, films: Folder | None) -> Slide:
 
 
 # ------------------------------------------------------------------------------------ playing
+def new_code(source: str) -> str:
+    """A fresh code for films from a source; for an unknown one, simulated ones."""
+    return quiz.new_code(source if source in quiz.SOURCES.values() else "simulated")
+
+
 def start(code: str, name: str, source: str, klass: Class) -> tuple[Game, str]:
     """Begin a game: the code that was typed, or a new one. Returns it and its first page.
 
     Raises QuizError for a wrong code or one whose films are not here.
     """
-    code = quiz.read_code(code) if code.strip() else quiz.new_code(source)
+    code = quiz.read_code(code) if code.strip() else new_code(source)
     game = Game(code, name)
     return game, ask(game, klass)
 
@@ -419,7 +424,7 @@ def invitation(code: str) -> str:
 
 
 # ------------------------------------------------------------------------------------ programs
-def as_json(mark: Mark, game: Game) -> dict[str, Any]:
+def mark_json(mark: Mark) -> dict[str, Any]:
     """An answered film as plain JSON values."""
     return {
         "film": mark.number,
@@ -428,17 +433,25 @@ def as_json(mark: Mark, game: Game) -> dict[str, Any]:
         "score": asdict(mark.score),
         "model_answer": asdict(mark.model_answer) if mark.model_answer else None,
         "model_score": asdict(mark.model_score) if mark.model_score else None,
-        "next": game.next,
     }
 
 
-def summary_json(game: Game) -> dict[str, Any]:
-    """Where a game stands as plain JSON values."""
+def state_json(game: Game, klass: Class) -> dict[str, Any]:
+    """Where a game stands as plain JSON values, with the film to be answered next."""
     own, model = game.summary(), game.model_summary()
     return {
         "code": game.code,
         "name": game.name,
         "next": game.next,
+        "picture": slide(game.code, game.next, klass.films).reading.film if game.next else None,
         "summary": asdict(own) if own else None,
         "model": asdict(model) if model else None,
     }
+
+
+def board_text(code: str, klass: Class) -> str:
+    """The board of a quiz ("" for all) as CSV; empty where no results are kept."""
+    if klass.results is None:
+        return ""
+    rows, _ = quiz.read_results(klass.results)
+    return quiz.board_csv(quiz.standings(rows, quiz.read_code(code) if code.strip() else None))

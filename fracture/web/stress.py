@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,15 +18,18 @@ from fracture import stress
 from fracture.film import Film, FilmError, read_film
 from fracture.once import once
 from fracture.quiz import to_bytes
-from fracture.simulate import Settings, simulate
+from fracture.simulate import Range, Settings, simulate
 from fracture.stress import Strain
 from fracture.web import html, models, pictures, plate
 from fracture.web.html import Reading
 from fracture.web.reading import Request, Upload, failure, look, plain
 
+if TYPE_CHECKING:
+    from fracture.classifier import Prediction
+
 SCRIPT = plate.READ_SCRIPT + plate.MARK_SCRIPT + (plate.HERE / "stress.js").read_text("utf-8")
 FIRST = Settings(bone="tibia", pattern="multifragmentary", seed=6)
-SECONDS = 12.0  # that an occlusion map may take
+SECONDS = 20.0  # that an occlusion map may take
 LOST = 0.02  # a smaller drop is not worth a word
 
 
@@ -36,6 +40,10 @@ class Slider:
     name: str
     label: str
     step: float
+
+    @property
+    def range(self) -> Range:
+        return stress.STRAINS[self.name]
 
 
 SLIDERS = (
@@ -49,8 +57,19 @@ SLIDERS = (
 )
 
 
-def film_of(upload: Upload | None) -> Film:
-    """The film under test, no larger than it need be. Raises FilmError for an unreadable one."""
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """The film under test, no larger than it need be, and the verdict on it as it came."""
+
+    film: Film
+
+    @cached_property
+    def before(self) -> Prediction:
+        return models.classifier().predict(self.film)
+
+
+def bench_of(upload: Upload | None) -> Bench:
+    """The film that somebody dropped, or a simulated one. FilmError if it cannot be read."""
     if upload is None:
         return _simulated()
     try:
@@ -61,13 +80,13 @@ def film_of(upload: Upload | None) -> Film:
 
 
 @once(1)
-def _simulated() -> Film:
-    return read_film(to_bytes(simulate(FIRST).pixels), name="Simulated film")
+def _simulated() -> Bench:
+    return Bench(read_film(to_bytes(simulate(FIRST).pixels), name="Simulated film"))
 
 
 @once(12)  # while somebody drags a slider the film need not be decoded for every step
-def _uploaded(path: str, stamp: int, name: str) -> Film:
-    return stress.workable(read_film(path, name=name))
+def _uploaded(path: str, stamp: int, name: str) -> Bench:
+    return Bench(stress.workable(read_film(path, name=name)))
 
 
 def strain_of(values: Mapping[str, Any], hidden: Any) -> Strain:
@@ -88,13 +107,12 @@ def strain_of(values: Mapping[str, Any], hidden: Any) -> Strain:
 def shown(upload: Upload | None, strain: Strain) -> tuple[str, str]:
     """The film under strain with its heatmap, and the verdict card, as HTML."""
     try:
-        film = film_of(upload)
-        spoilt = stress.strained(film, strain)
+        bench = bench_of(upload)
+        spoilt = stress.strained(bench.film, strain)
     except FilmError as error:
-        reading = failure(str(error))
-        return "", html.verdict_card(reading)
-    answer = look(Upload("", film.name), Request(), film=spoilt)
-    return _view(answer.reading), _card(answer.reading, film, strain)
+        return "", html.verdict_card(failure(str(error)))
+    reading = look(Upload("", spoilt.name), Request(), film=spoilt).reading
+    return _view(reading), _card(reading, bench, strain)
 
 
 def _view(reading: Reading, below: str = "", label: str = "Film under strain") -> str:
@@ -117,15 +135,15 @@ def _view(reading: Reading, below: str = "", label: str = "Film under strain") -
     )
 
 
-def _card(reading: Reading, film: Film, strain: Strain) -> str:
+def _card(reading: Reading, bench: Bench, strain: Strain) -> str:
     card = html.verdict_card(reading)
-    if strain == Strain():
+    if strain == Strain() or reading.status == "error":
         return card
-    before = _before(film)
-    if before is None:
+    label, shares = bench.before.label, bench.before.probabilities
+    if label is None:
         return card
-    label, share = before
-    says = f"Left alone, the film reads: {html.HEADINGS[label].lower()}, {html.percent(share)}."
+    says = f"Left alone, the film reads: {html.HEADINGS[label].lower()}, "
+    says += f"{html.percent(shares[label])}."
     if reading.label is None:
         says += " Spoilt like this it gets no verdict."
     elif reading.label != label:
@@ -136,17 +154,10 @@ def _card(reading: Reading, film: Film, strain: Strain) -> str:
     return card.removesuffix("</section>") + f'<p class="fx-second">{escape(says)}</p></section>'
 
 
-@once(12)
-def _before(film: Film) -> tuple[str, float] | None:
-    """The verdict on the film as it came, and its probability."""
-    said = models.classifier().predict(film)
-    return None if said.label is None else (said.label, said.probabilities[said.label])
-
-
 def mind_changing(upload: Upload | None, strain: Strain) -> Iterator[tuple[str, str]]:
     """What would change its mind: yields (film under the map so far, words), every few places."""
     try:
-        film = stress.strained(film_of(upload), strain)
+        film = stress.strained(bench_of(upload).film, strain)
     except FilmError as error:
         yield "", plate.sentence(str(error))
         return
