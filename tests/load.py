@@ -181,8 +181,8 @@ async def ask_page(client: httpx.AsyncClient, job: Job) -> Said:
     if not message["success"]:
         raise RuntimeError(f"the app says: {message['output']}")
     view, verdict = message["output"]["data"][:2]
-    if "fx-heat" not in view:
-        raise RuntimeError(f"no map: {verdict}")
+    if "fx-film" not in view:
+        raise RuntimeError(f"the film is not shown: {verdict}")
     return Said({"verdict": verdict}, view.encode(), place)
 
 
