@@ -293,17 +293,22 @@ def _within(index: Any, films: Sequence[Upload]) -> int:
 
 
 def read_file(
-    file: str | None, model: str, method: str, target: str, insist: bool
+    file: Upload | None, model: str, method: str, target: str, insist: bool
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Read one film: verdict with every class's probability, and the film under its heatmap."""
     request = Request(model, method, target, insist)
     answer = Answer(failure("No file was sent.", model=model))
     if file:
-        answer = look(Upload(file, Path(file).name), request, thumbnail=True)
+        answer = look(file, request, thumbnail=True)
     picture = None
     if answer.heatmap is not None:
         picture = pictures.under_heat(answer.film.display, answer.heatmap)
     return as_json(answer, request), picture
+
+
+def _as_upload(file: gr.FileData | None) -> Upload | None:
+    """Take the endpoint's film as it lies there; Gradio would leave an empty file for each call."""
+    return Upload(file.path, file.orig_name or Path(file.path).name) if file else None
 
 
 def _endpoint() -> None:
@@ -323,6 +328,7 @@ def _endpoint() -> None:
             gr.Image(label="The film under its heatmap", format="jpeg"),
         ]
         keep_local(inputs[0])
+        inputs[0].preprocess = _as_upload
         gr.Button().click(
             read_file,
             inputs,
