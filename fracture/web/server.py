@@ -70,6 +70,7 @@ class LoadLater:
 
     async def __call__(self, scope, receive, send):
         await self.app(scope, receive, send)
-        if scope["type"] == "http" and "startup-events" not in scope["path"] and not self.begun:
+        # Only the page itself counts: a host asks for /health long before Gradio tries its server.
+        if scope["type"] == "http" and scope["path"] == "/" and not self.begun:
             self.begun = True
             threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
