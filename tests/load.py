@@ -275,6 +275,12 @@ def resident(process: int) -> float:
     raise ProcessLookupError(process)
 
 
+def cpu_seconds(process: int) -> float:
+    """Processor time that a process has used (Linux): the same however busy the machine is."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def serving(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """The app with its own checkpoint and `options`; yields its address and process."""
@@ -355,8 +361,8 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     """Runs as a Markdown table, one line for each number of clients."""
     lines = [
         "| Asked | torch threads | readings at a time | clients | answers | a second | p50, s "
-        "| p95, s | p99, s | wrong or failed | memory after warm-up |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| p95, s | p99, s | CPU s an answer | wrong or failed | memory after warm-up |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         for found in run["runs"]:
@@ -368,10 +374,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                 run["settings"]["readers"],
                 found["clients"],
                 found["answered"],
-                *(
-                    found.get(name, "")
-                    for name in ("requests_per_second", "p50_s", "p95_s", "p99_s")
-                ),
+                *(found.get(name, "") for name in (*PACE, "cpu_s_per_answer")),
                 len(found["wrong"]) + len(found["failed"]),
                 grown,
             ]
@@ -415,12 +418,15 @@ def main(given: Sequence[str] | None = None) -> int:
         questions = jobs(Path(name), max(options.clients), options.sides)
         expected = asyncio.run(alone(url, questions, options.door))
         for clients in options.clients:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), cpu_seconds(process)
             asked = (questions[:clients], expected[:clients], options.requests)
             watch = asyncio.run(together(url, *asked, process, options.door))
-            figures["runs"].append(report(clients, watch, time.perf_counter() - start))
+            found = report(clients, watch, time.perf_counter() - start)
+            used = cpu_seconds(process) - used
+            found["cpu_s_per_answer"] = round(used / max(1, len(watch.seconds)), 3)
+            figures["runs"].append(found)
             bad += len(watch.wrong) + len(watch.failed)
-            line = {k: v for k, v in figures["runs"][-1].items() if k != "memory_over_time"}
+            line = {k: v for k, v in found.items() if k != "memory_over_time"}
             print(json.dumps(line), flush=True)
     if options.out:
         runs = json.loads(options.out.read_text()) if options.out.exists() else []
