@@ -20,7 +20,7 @@ def main() -> None:
     from running import run_app
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--film", type=Path, default=ROOT / "examples/tibia-multifragmentary.png")
+    parser.add_argument("--film", type=Path, default=ROOT / "examples/femur-oblique.png")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/screenshot.png")
     parser.add_argument("--width", type=int, default=1440)
     parser.add_argument("--dark", action="store_true")
