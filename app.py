@@ -516,7 +516,9 @@ def quiz_page(klass: quizzes.Class) -> gr.Textbox:
             go = gr.Button("Start", variant="primary", size="lg", elem_id="quiz-go")
             fresh = gr.Button("A code for the class", size="lg")
         problem = gr.HTML(html_template=ANNOUNCED, apply_default_css=False, elem_id="quiz-problem")
-    invite = gr.HTML(apply_default_css=False, elem_id="quiz-invite")
+    invite = gr.HTML(
+        js_on_load=quizzes.INVITE_SCRIPT, apply_default_css=False, elem_id="quiz-invite"
+    )
     page = gr.HTML(js_on_load=quizzes.SCRIPT, apply_default_css=False, elem_id="quiz")
     board = gr.HTML(apply_default_css=False, elem_id="quiz-board")
     with gr.Row(elem_id="quiz-tools"):

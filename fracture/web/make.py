@@ -198,8 +198,9 @@ def _plot(settings: Settings, control: str, taken: Sequence[stress.Step]) -> str
         '<section class="fx-card fx-sweep" aria-label="Sweep">'
         f'<h2 class="fx-head"><span>{about.title}, from end to end</span></h2>'
         f'<p class="fx-lead" role="status">{escape(says)}</p>'
+        '<div class="fx-scroll" tabindex="0" role="region" aria-label="Plot">'
         f'<img class="fx-plot" src="{pictures.figure_uri(figure)}" '
-        f'alt="Plot of the probabilities. {escape(says, quote=True)}">'
+        f'alt="Plot of the probabilities. {escape(says, quote=True)}"></div>'
         f"<details><summary>The figures behind the plot</summary>"
         f'<div class="fx-scroll" tabindex="0" role="region" aria-label="Figures of the sweep">'
         f'<table class="fx-table"><thead><tr><th scope="col">{about.title} ({about.unit})</th>'

@@ -114,6 +114,7 @@ def view(
     )
 
 
-def sentence(text: str) -> str:
-    """A status line for a page: announced, empty ones take no room."""
-    return f'<p class="fx-status" role="status">{escape(text)}</p>' if text else ""
+def sentence(text: str, *, unseen: bool = False) -> str:
+    """A line for a person; unseen: only for a screen reader. Nothing for an empty text."""
+    kind = "fx-status fx-hidden" if unseen else "fx-status"
+    return f'<p class="{kind}">{escape(text)}</p>' if text else ""

@@ -242,7 +242,7 @@ def _comparison(mark: Mark) -> str:
         if answer is None or score is None:
             body.append(f'<tr><th scope="row">{who}</th><td colspan="4">gave no verdict</td></tr>')
             continue
-        place = {True: "on it", False: "off", None: "not known"}[score.hit]
+        place = {True: "on it", False: "beside it", None: "not known"}[score.hit]
         tick = "✓" if score.right else "✗"
         body.append(
             f'<tr><th scope="row">{who}</th><td>{answer.label} <span aria-label='
@@ -418,9 +418,15 @@ def invitation(code: str) -> str:
     except QuizError:
         return ""
     return (
-        f'<p class="fx-invite">Quiz <b>{code}</b> · <a href="?quiz={quote(code)}" target="_blank" '
-        'data-do="link">link for the class</a></p>'
+        f'<div class="fx-card fx-invite" role="status"><p>The code for the class: <b>{code}</b></p>'
+        f'<p>or this address: <a href="?quiz={quote(code)}">?quiz={quote(code)}</a></p></div>'
     )
+
+
+# Writes the whole address out, so that it can be copied from the projector.
+INVITE_SCRIPT = """
+watch("value", () => element.querySelectorAll("a").forEach((a) => { a.textContent = a.href; }));
+"""
 
 
 # ------------------------------------------------------------------------------------ programs

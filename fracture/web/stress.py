@@ -179,8 +179,9 @@ def _occluded(base: Reading, film: Film, state: stress.Occlusion, *, done: bool)
         base, heat=pictures.heat_uri(heat), target=state.label, place=pictures.warmest_place(heat)
     )
     words = _mind_words(state, done)
-    below = f'<p class="fx-meaning">{escape(words)}</p>'
-    return _view(reading, below, "What would change its mind"), plate.sentence(words)
+    below = f'<p class="fx-meaning" aria-hidden="true">{escape(words)}</p>'
+    # the words stand below the film; those who do not see it hear them from the status line
+    return _view(reading, below, "What would change its mind"), plate.sentence(words, unseen=True)
 
 
 def _mind_words(state: stress.Occlusion, done: bool) -> str:
