@@ -19,7 +19,6 @@ import datetime as dt
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -784,7 +783,7 @@ def main() -> None:
             "films": len(train_records),
             "groups": len({r.group for r in train_records}),
             "held_out_films": len(held_records),
-            "command": " ".join(["python train.py", *sys.argv[1:]]),
+            "command": command(args),
         },
         "metrics": last_rows(run),
         "date": dt.date.today().isoformat(),
@@ -794,6 +793,14 @@ def main() -> None:
     save_checkpoint(path, model.cpu(), metadata, half=True)
     plot_curves(run)
     accelerator.print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def command(args: argparse.Namespace) -> str:
+    """What repeats this training: the choices that matter, without this machine's folders."""
+    told = ("preset", "fold", "train_source", "epochs", "batch", "limit", "seed")
+    values = {name: getattr(args, name) for name in told}
+    words = [f"--{k.replace('_', '-')} {v}" for k, v in values.items() if v is not None]
+    return " ".join(["python train.py", *words])
 
 
 def calibration(evaluation: Path) -> dict[str, dict]:
@@ -808,6 +815,7 @@ def ship(args: argparse.Namespace) -> None:
     """Put a finished run's weights into `--out` with what the evaluation fitted."""
     source = args.runs / run_name(args) / "looktwice.safetensors"
     weights, metadata = load_checkpoint(source)
+    metadata["training"]["command"] = command(args)
     path = args.out / source.name
     save_checkpoint(path, weights, metadata | calibration(args.plan), half=True)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB) from {source}")

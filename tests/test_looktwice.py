@@ -26,7 +26,9 @@ def test_two_looks_at_films_of_any_shape(model: LookTwice, shape: tuple[int, int
     sight = model.look(film(*shape))
     tall = shape[0] >= shape[1]
     assert sight.place.shape == ((56, 48) if tall else (48, 56))
-    assert len(sight.spots) == len(sight.readings) == len(model.plan.sides)
+    assert len(sight.spots) == len(sight.readings) == len(sight.weights)
+    assert len(sight.spots) in [n * len(model.plan.sides) for n in range(1, model.plan.places + 1)]
+    assert sight.weights.sum() == pytest.approx(1)
     assert np.exp(sight.logits).sum() == pytest.approx(1, abs=1e-6)
     for target in range(len(CLASSES)):
         heat = sight.class_map(target, "gradcam")
@@ -40,18 +42,19 @@ def test_patches_lie_around_the_peak_in_film_pixels(shape: tuple[int, int]) -> N
     tall = shape[0] >= shape[1]
     _, where = letterbox(film(*shape), LOCATOR_SIZE if tall else LOCATOR_SIZE[::-1])
     place = np.zeros((56, 48) if tall else (48, 56), dtype=np.float32)
+    place[20, 27:34] = 0.8  # a spot 7 cells wide around its peak
     place[20, 30] = 0.9
-    place[30, 12] = 0.5
-    boxes = patch_boxes(place, where, places=2, sides=(0.25, 0.5))
-    assert len(boxes) == 4
+    place[30, 12] = 0.5  # a spot of one cell: its patches have the smallest side
+    boxes = patch_boxes(place, where, places=2, sides=(2.0, 3.0))
     longest = max(shape)
-    for box, side, cell in zip(
-        boxes, (0.25, 0.5, 0.25, 0.5), ((20, 30), (20, 30), (30, 12), (30, 12)), strict=True
-    ):
-        assert box.width == box.height == pytest.approx(side * longest)
+    cell = longest / max(place.shape)  # in film pixels
+    sides = (14 * cell, 21 * cell, 0.15 * longest, 0.15 * longest)
+    cells = ((20, 30), (20, 30), (30, 12), (30, 12))
+    for box, side, (row, column) in zip(boxes, sides, cells, strict=True):
+        assert box.width == box.height == pytest.approx(side, rel=0.01)
         middle = where.to_input(Box(box.left + box.width / 2, box.top + box.height / 2, 0, 0))
-        assert middle.left == pytest.approx((cell[1] + 0.5) * 8, abs=0.01)
-        assert middle.top == pytest.approx((cell[0] + 0.5) * 8, abs=0.01)
+        assert middle.left == pytest.approx((column + 0.5) * 8, abs=0.01)
+        assert middle.top == pytest.approx((row + 0.5) * 8, abs=0.01)
 
 
 def test_a_weak_second_peak_and_the_padding_are_not_read() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 from pathlib import Path
@@ -98,8 +97,9 @@ def test_shipped_model_on_24_real_films(
     _, metadata = load_checkpoint(path)
     assert metadata["training"]["films"] == 24
     assert {d["licence"] for d in metadata["training"]["data"]} > {"CC BY 4.0"}
-    films = sorted((shared_data / "images" / "fracatlas").iterdir())[:2]
-    for prediction in Classifier.load(path).predict_batch(films):
+    classifier = Classifier.load(path)
+    for film in sorted((shared_data / "images" / "fracatlas").iterdir())[:2]:
+        prediction = classifier.predict(film, insist=True)  # its gate has seen next to nothing
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
 
 
@@ -162,4 +162,4 @@ def test_committed_model_metadata_name_their_sources() -> None:
         _, metadata = load_checkpoint(path)
         assert path.stat().st_size < 60e6
         assert all(d.get("licence") for d in metadata["training"]["data"])
-        assert json.dumps(metadata).count("shared") == 0
+        assert "/" not in metadata["training"]["command"]  # no folder of the machine it came from
