@@ -27,6 +27,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 THRESHOLD = 0.72
@@ -36,8 +37,9 @@ Chosen with ``python -m fracture.data evaluate``, so that hardly any two of the 
 joined wrongly; see :func:`fracture.data.evaluate_grouping`.
 """
 
-_SIZE = 96  # thumbnail for spectra and verdict, pixels
+_SIZE = 96  # thumbnail for spectra, pixels
 _COARSE = 48  # thumbnail for the first registration
+_FINE = 128  # thumbnail for the second one and the verdict
 _RADII = 28  # log-polar spectrum: from 4 to 40 cycles a picture ...
 _ANGLES = 64  # ... over half a turn (the other half of a spectrum is the same)
 _FREQUENCIES = 12  # of the spectrum along the angle; finer ones are noise
@@ -45,7 +47,9 @@ _SCALES = 3  # steps of enlargement to try, each of _STEP
 _CANDIDATES = 5  # partners each picture keeps, per view
 _LEAST_SPECTRUM = 0.7  # similarity of spectra below which registration is not tried
 _LEAST_COARSE = 0.55  # correlation after the first registration, likewise
-_LEAST_OVERLAP = 0.3  # share of the picture that must lie inside its partner
+_LEAST_OVERLAP = 0.3  # share of what a picture shows that its partner must show too ...
+_LEAST_SHOWN = 0.05  # ... and share of its area
+_ROUNDS = 6  # of registration
 _BATCH = 64
 
 _RADIUS = np.geomspace(4, 40, _RADII)
@@ -62,13 +66,16 @@ class Signatures:
         spectra: float16 (N, 2, radii, angles): log-polar spectra of two views, the centre square
             in its true proportions and the whole picture squeezed into a square.
         coarse: float16 (N, 48, 48), structure of the squeezed picture.
-        fine: float16 (N, 96, 96), its finer structure.
+        fine: float16 (N, 128, 128), its finer structure.
+        shown: bool (N, 128, 128), False where the picture is one even colour or right beside it:
+            the corners that turning leaves behind, a blank border, burnt-out bone.
         sides: float32 (N, 2), width and height over the shorter of the two.
     """
 
     spectra: np.ndarray
     coarse: np.ndarray
     fine: np.ndarray
+    shown: np.ndarray
     sides: np.ndarray
 
     def __len__(self) -> int:
@@ -80,7 +87,8 @@ class Signatures:
         empty = Signatures(
             np.zeros((0, 2, _RADII, _ANGLES), np.float16),
             np.zeros((0, _COARSE, _COARSE), np.float16),
-            np.zeros((0, _SIZE, _SIZE), np.float16),
+            np.zeros((0, _FINE, _FINE), np.float16),
+            np.zeros((0, _FINE, _FINE), bool),
             np.zeros((0, 2), np.float32),
         )
         names = [field.name for field in fields(Signatures)]
@@ -129,11 +137,13 @@ def signature_of(grey: Image.Image) -> Signatures:
     square = _shrink(grey, _SIZE, (left, top, left + side, top + side))
     whole = _shrink(grey, _SIZE, (0, 0, width, height))
     small = _shrink(grey, _COARSE, (0, 0, width, height))
+    large = _shrink(grey, _FINE, (0, 0, width, height))
     spectra = np.stack([_spectrum(_structure(view, 1.0, 6.0, 8.0)) for view in (square, whole)])
     return Signatures(
         spectra=spectra[None].astype(np.float16),
         coarse=_structure(small, 0.8, 4.0, 4.8)[None].astype(np.float16),
-        fine=_structure(whole, 0.5, 2.0, 5.0)[None].astype(np.float16),
+        fine=_structure(large, 0.4, 1.6, 4.0)[None].astype(np.float16),
+        shown=_shown(large)[None],
         sides=np.array([[width / side, height / side]], np.float32),
     )
 
@@ -221,6 +231,13 @@ def _structure(values: np.ndarray, finest: float, coarsest: float, around: float
     strength = np.fft.irfft2(np.fft.rfft2(band**2) * blur(around), s=values.shape)
     # Grain of the empty background (an amplitude of about two grey values) must stay small.
     return band / np.sqrt(np.maximum(strength, 0) + 4.0)
+
+
+def _shown(values: np.ndarray) -> np.ndarray:
+    """Where a picture shows something: not in even areas nor within four pixels of them."""
+    near = sliding_window_view(np.pad(values, 1, mode="edge"), (3, 3))
+    even = near.max(axis=(2, 3)) - near.min(axis=(2, 3)) <= 1
+    return ~sliding_window_view(np.pad(even, 4), (9, 9)).any(axis=(2, 3))
 
 
 def _spectrum(structure: np.ndarray) -> np.ndarray:
@@ -353,13 +370,21 @@ def _agreement(
     one, other = signatures.coarse[first], signatures.coarse[second]
     one, other = one.astype(np.float32), other.astype(np.float32)
     affine, sign = _shift(one, other, matrix)
-    score, affine = _register(one, other, affine, sign, rounds=6)
+    axis = ((np.arange(_COARSE) + 0.5) * (_FINE / _COARSE)).astype(int)
+    shown = signatures.shown[:, axis[:, None], axis]
+    score, affine = _register(one, other, shown[first], shown[second], affine, sign)
     result = np.zeros(count)
     good = score >= _LEAST_COARSE
     if good.any():
-        one = signatures.fine[first[good]].astype(np.float32)
-        other = signatures.fine[second[good]].astype(np.float32)
-        result[good], _ = _register(one, other, affine[good], sign[good], rounds=6)
+        first, second = first[good], second[good]
+        result[good], _ = _register(
+            signatures.fine[first].astype(np.float32),
+            signatures.fine[second].astype(np.float32),
+            signatures.shown[first],
+            signatures.shown[second],
+            affine[good],
+            sign[good],
+        )
     return result
 
 
@@ -438,7 +463,12 @@ def _shift(
 
 
 def _register(
-    first: np.ndarray, second: np.ndarray, affine: np.ndarray, sign: np.ndarray, rounds: int
+    first: np.ndarray,
+    second: np.ndarray,
+    first_shown: np.ndarray,
+    second_shown: np.ndarray,
+    affine: np.ndarray,
+    sign: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Improve ``affine`` round by round, and keep the best.
 
@@ -455,19 +485,24 @@ def _register(
     steepest = np.stack(
         [slope_x * x, slope_x * y, slope_x, slope_y * x, slope_y * y, slope_y], axis=1
     )
+    shown = first_shown.reshape(count, -1)
+    least = np.maximum(_LEAST_OVERLAP * shown.sum(axis=1), _LEAST_SHOWN * size**2)
+    second_shown = second_shown.astype(np.float32)
     bottom = np.broadcast_to(np.array([0, 0, 1], np.float32), (count, 1, 3))
     current = np.concatenate([affine, bottom], axis=1)
     best, kept = np.full(count, -1.0, np.float32), affine.copy()
-    for round_ in range(rounds + 1):
+    for round_ in range(_ROUNDS + 1):
         values, inside = _sample(second, current[:, :2])
+        there, _ = _sample(second_shown, current[:, :2])
+        inside *= shown & (there > 0.9)
         area = inside.sum(axis=1, keepdims=True) + 1e-6
         target, norm = _standardise(wanted, inside, area)
         values, _ = _standardise(values, inside, area)
         score = (target * values).sum(axis=1)
-        better = (score > best) & (area[:, 0] >= _LEAST_OVERLAP * size**2)
+        better = (score > best) & (area[:, 0] >= least)
         best[better] = score[better]
         kept[better] = current[better, :2]
-        if round_ == rounds:
+        if round_ == _ROUNDS:
             break
         # Slopes of the correlation: changes of mean and of strength do not count.
         slopes = steepest * (inside / norm)[:, None]

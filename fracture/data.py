@@ -2,6 +2,7 @@
 
     python -m fracture.data fetch            download the Mendeley set and FracAtlas into data/
     python -m fracture.data prepare DIR      group copies of a film, write DIR/labels.csv
+    python -m fracture.data copies DIR       list copies that labels.csv has in two groups
     python -m fracture.data evaluate DIR     measure how well copies are found
 
 ``labels.csv`` is what :mod:`fracture.labels` reads and ``train.py`` trains on.
@@ -34,15 +35,26 @@ from fracture.copies import (
 from fracture.copytest import GroupingResult, evaluate_grouping
 from fracture.download import SOURCES, FetchError, fetch
 from fracture.labels import (
+    SAME_FILM,
     LabelsError,
+    Record,
     film_name,
     film_number,
     find_pictures,
     folder_label,
+    join_groups,
     read_labels,
+    read_same_film,
 )
 
-__all__ = ["GroupingResult", "PrepareReport", "evaluate_grouping", "main", "prepare"]
+__all__ = [
+    "GroupingResult",
+    "PrepareReport",
+    "copies_across_groups",
+    "evaluate_grouping",
+    "main",
+    "prepare",
+]
 
 COLUMNS = (
     "id",
@@ -299,8 +311,16 @@ def _write_json(path: Path | None, content: dict[str, Any]) -> None:
 
 def _run_fetch(args: argparse.Namespace) -> None:
     apis = {"mendeley": args.mendeley_api, "fracatlas": args.figshare_api}
+    failures = []
     for name in SOURCES if args.set == "all" else [args.set]:
-        fetch(name, args.out, api=apis[name], any_licence=args.any_licence)
+        try:
+            folder = fetch(name, args.out, api=apis[name], any_licence=args.any_licence)
+            print(f"Next: python -m fracture.data prepare {folder}")
+        except FetchError as error:
+            # One repository may be out of reach while the other is not.
+            failures.append(str(error))
+    if failures:
+        raise FetchError("\n".join(failures))
 
 
 def _run_prepare(args: argparse.Namespace) -> None:
@@ -314,8 +334,44 @@ def _run_prepare(args: argparse.Namespace) -> None:
     _write_json(args.json, asdict(report))
 
 
+def copies_across_groups(
+    records: Sequence[Record],
+    *,
+    threshold: float = THRESHOLD,
+    progress: Progress = lambda items, _: items,
+) -> list[tuple[Record, Record, float]]:
+    """Pairs of pictures that look like copies of one film but have different groups.
+
+    Each is a leak: one half may be trained on and the other tested on.
+
+    Returns:
+        The pairs and their correlation, the surest first.
+    """
+    parts = [
+        signature_of(open_thumbnail(record.path)[0]) for record in progress(records, "reading")
+    ]
+    found = find_copies(Signatures.join(parts), threshold=threshold, progress=progress)
+    pairs = [(records[copy.first], records[copy.second], copy.score) for copy in found]
+    torn = [pair for pair in pairs if pair[0].group != pair[1].group]
+    return sorted(torn, key=lambda pair: -pair[2])
+
+
+def _run_copies(args: argparse.Namespace) -> None:
+    pairs = copies_across_groups(read_labels(args.folder), progress=_bar)
+    if args.out:
+        with args.out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", "other"])
+            writer.writerows([one.id, other.id] for one, other, _ in pairs)
+    for one, other, score in pairs:
+        print(f"{score:.2f}  {one.row}, {one.label}  =  {other.row}, {other.label}")
+    print(f"{len(pairs)} pairs of pictures look like one film but are in two groups.")
+
+
 def _run_evaluate(args: argparse.Namespace) -> None:
     records = read_labels(args.folder)
+    if args.same_film.is_file():
+        records = join_groups(records, read_same_film(args.same_film))
     result = evaluate_grouping(
         records, films=args.films, copies=args.copies, seed=args.seed, progress=_bar
     )
@@ -353,11 +409,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
     command.set_defaults(run=_run_prepare)
 
+    command = commands.add_parser("copies", help="list copies that labels.csv has in two groups")
+    command.add_argument("folder", type=Path, help="labelled films (read_labels)")
+    command.add_argument("--out", type=Path, metavar="CSV", help="write the pairs of ids")
+    command.set_defaults(run=_run_copies)
+
     command = commands.add_parser("evaluate", help="measure how well copies are found")
     command.add_argument("folder", type=Path, help="labelled films (read_labels)")
     command.add_argument("--films", type=int, default=300, help="how many to make copies of")
     command.add_argument("--copies", type=int, default=2, help="copies of each")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--same-film", type=Path, default=SAME_FILM, metavar="CSV", help="pairs known to be copies"
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
     command.set_defaults(run=_run_evaluate)
 

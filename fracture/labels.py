@@ -38,6 +38,9 @@ _REQUIRED_COLUMNS = ("id", "file", "group", "label")
 # Boxes are published with four decimals, so an edge may miss the border by a rounding.
 _BOX_SLACK = 1e-3
 
+SAME_FILM = Path(__file__).with_name("same_film.csv")
+"""Pairs of pictures of the project's data that are of one film in spite of their groups."""
+
 # Words that augmentation tools and file managers append to a picture's name.
 _VARIANT = re.compile(
     r"""[\s_.-]*(?:
@@ -179,6 +182,42 @@ def with_boxes(records: Iterable[Record], boxes: Mapping[str, tuple[Box, ...]]) 
         record if record.boxes else replace(record, boxes=tuple(boxes.get(record.id, ())))
         for record in records
     ]
+
+
+def read_same_film(path: str | os.PathLike[str] = SAME_FILM) -> list[tuple[str, str]]:
+    """Read pairs of pictures that show one film though the labels have them in two groups.
+
+    The file that comes with the package holds what ``python -m fracture.data copies`` found in
+    the project's own data and a look at each pair confirmed.
+
+    Args:
+        path: CSV with the header ``id,other``.
+
+    Raises:
+        LabelsError: an unreadable file or a column missing.
+    """
+    return [(row["id"], row["other"]) for _, row in _csv_rows(Path(path), ("id", "other"))]
+
+
+def join_groups(records: Sequence[Record], pairs: Iterable[tuple[str, str]]) -> list[Record]:
+    """Give pictures that a pair connects, directly or through others, one group.
+
+    Whole groups are joined, each under the name that sorts first. Pairs with a picture that is
+    not among the records are ignored, so that one file of pairs serves every subset.
+    """
+    group_of = {record.id: record.group for record in records}
+    leader = {group: group for group in group_of.values()}
+
+    def find(group: str) -> str:
+        while leader[group] != group:
+            group = leader[group]
+        return group
+
+    for one, other in pairs:
+        if one in group_of and other in group_of:
+            first, second = sorted((find(group_of[one]), find(group_of[other])))
+            leader[second] = first
+    return [replace(record, group=find(record.group)) for record in records]
 
 
 def parse_label(text: str) -> str:

@@ -11,7 +11,14 @@ from PIL import Image, ImageEnhance, ImageOps
 from test_copies import make_film
 
 from fracture import data
-from fracture.labels import check_trainable, film_name, group_folds, read_labels
+from fracture.labels import (
+    check_trainable,
+    film_name,
+    group_folds,
+    join_groups,
+    read_labels,
+    read_same_film,
+)
 
 MENDELEY = "Bone Fracture/Bone Fracture"
 
@@ -185,6 +192,11 @@ def test_fetch_without_network(tmp_path: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert "no connection to 127.0.0.1:9" in said
     assert "https://data.mendeley.com/datasets/vg95gvhj3y/3" in said
+    both = ["--mendeley-api", "http://127.0.0.1:9/api", "--figshare-api", "http://127.0.0.1:9/v2"]
+    assert data.main(["fetch", "--out", str(tmp_path), *both]) == 1
+    said = capsys.readouterr().err
+    assert "mendeley: no connection" in said
+    assert "fracatlas: no connection" in said
 
 
 def test_small_pictures_can_be_prepared(tmp_path: Path) -> None:
@@ -193,3 +205,27 @@ def test_small_pictures_can_be_prepared(tmp_path: Path) -> None:
         Image.new("RGB", (1, 1), name.count("m") * 9).save(tmp_path / name / "1.png")
     report = data.prepare(tmp_path, tmp_path / "labels.csv")
     assert (report.pictures, report.films) == (2, 2)
+
+
+def test_copies_across_groups(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.main(["prepare", str(folder)])
+    rows = list(csv.DictReader((folder / "labels.csv").open(newline="", encoding="utf-8")))
+    for number, row in enumerate(rows):
+        row["group"] = f"own{number}"
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    out = tmp_path / "pairs.csv"
+    assert data.main(["copies", str(folder), "--out", str(out)]) == 0
+    pairs = read_same_film(out)
+    assert {frozenset(Path(name).stem for name in pair) for pair in pairs} == {
+        frozenset({"1_Simple Bone Fracture", "1_Simple Bone Fracture_rotate"}),
+        frozenset({"1_Comminuted Bone Fracture", "7_Simple Bone Fracture"}),
+        frozenset({"2_Comminuted Bone Fracture", "x"}),
+    }
+    assert "3 pairs of pictures look like one film" in capsys.readouterr().out
+    joined = join_groups(read_labels(folder), pairs)
+    assert len({record.group for record in joined}) == 5

@@ -23,8 +23,10 @@ from fracture.labels import (
     film_number,
     folder_label,
     group_folds,
+    join_groups,
     read_boxes,
     read_labels,
+    read_same_film,
     read_usable_labels,
     with_boxes,
 )
@@ -357,3 +359,15 @@ def test_what_can_be_used_of_a_teachers_file(tmp_path: Path) -> None:
         read_usable_labels(write_csv(tmp_path, [{"file": "a.png"}], "other.csv"))
     with pytest.raises(LabelsError, match="not a readable CSV file"):
         read_usable_labels(tmp_path / "nowhere.csv")
+
+
+def test_join_groups(tmp_path: Path) -> None:
+    records = [make_record(index, group="abcde"[index // 2]) for index in range(10)]
+    path = tmp_path / "pairs.csv"
+    path.write_text("id,other\nr9,r2\nr3,r5\nr0,elsewhere\n")
+    joined = join_groups(records, read_same_film(path))
+    assert [record.group for record in joined] == list("aabbbbddbb")
+    assert join_groups(records, []) == records
+    path.write_text("id,second\n")
+    with pytest.raises(LabelsError, match="no column named other"):
+        read_same_film(path)
