@@ -157,7 +157,7 @@ def test_the_slider_answers_without_the_server(visit: Visit, film: Path) -> None
     slider = visit.page.get_by_label("Opacity of the heatmap")
     heat = visit.page.locator(".fx-heat")
     layer = heat.get_attribute("src")
-    visit.page.wait_for_load_state("networkidle")
+    visit.page.wait_for_timeout(1500)  # what the verdict still has to fetch
     asked = len(visit.requests)
     slider.focus()
     slider.press("Home")
@@ -388,6 +388,14 @@ def test_it_fits_and_the_notice_is_always_in_sight(
         for part in (VERDICT, ".fx-heat", ".fx-opacity"):
             box = page.locator(part).first.bounding_box()
             assert box["y"] + box["height"] <= height, part
+    page.get_by_role("button", name="Full screen").click()
+    page.get_by_role("button", name="Leave full screen").wait_for()
+    for step in range(4):
+        page.locator(".fx-view").evaluate("(e, y) => e.scrollTo(0, y)", step * 300)
+        box = page.locator(".fx-view .fx-notice").bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 100
+    page.get_by_role("button", name="Leave full screen").click()
+    page.get_by_role("button", name="Full screen", exact=True).wait_for()
     visit.leave()
 
 
