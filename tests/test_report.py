@@ -105,6 +105,15 @@ def test_the_pdf_is_one_a4_page_and_names_nobody() -> None:
     assert as_pdf(page(), DAY) == data
 
 
+def test_the_pdf_opens_and_its_text_can_be_read() -> None:
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed")
+    opened = pdfium.PdfDocument(as_pdf(page(), DAY))
+    text = opened[0].get_textpage().get_text_range()
+    assert len(opened) == 1 and report.NOTICE in text and "61 %" in text and "Doe" not in text
+    picture = np.asarray(opened[0].render(scale=0.5).to_pil().convert("RGB")).astype(int)
+    assert (np.ptp(picture, axis=2) > 60).any()
+
+
 def test_the_png_is_an_a4_page() -> None:
     picture = Image.open(io.BytesIO(as_png(page(), DAY, dpi=60)))
     assert picture.size == pytest.approx((496, 701), abs=1)
