@@ -2,7 +2,7 @@
 
     python tests/load.py --clients 1 4 16 32 --requests 200 --out load.json
 
-Starts the app in a process of its own. Each client has a simulated film, a class and a method of
+Starts the app in a process of its own. Each client has simulated films, classes and methods of
 its own and asks again and again, as fast as it is answered; every answer is compared with the one
 to the same question asked alone. A request is all that somebody waits for: upload, queue, reading,
 and the picture fetched. `--door page` asks as the page in a browser does instead of the endpoint.
@@ -27,7 +27,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 SIDES = (512, 1024, 2048)  # heights of the films, pixels: a web picture to a hospital's
+QUESTIONS = 30  # at least: every method, class and height comes up, in equal shares
 SAME = 1e-5  # how far two probabilities of the same film may lie apart
 WARM_UP = 0.2  # of a run, before memory counts
 PACE = ("requests_per_second", "p50_s", "p95_s", "p99_s")
@@ -223,19 +224,23 @@ async def together(
     url: str,
     questions: Sequence[Job],
     expected: Sequence[Said],
+    clients: int,
     requests: int,
     server: int | None = None,
     door: str = "api",
 ) -> Watch:
-    """One client for each question, all at once, until `requests` were answered.
+    """Share out the questions among clients, who ask all at once until `requests` were asked.
 
+    No question belongs to two clients, and however many clients there are, all are asked.
     `server` is the process whose memory is watched.
     """
     watch, tickets, began = Watch(), count(), time.perf_counter()
 
-    async def visit(job: Job, right: Said) -> None:
+    async def visit(own: Sequence[tuple[Job, Said]]) -> None:
         async with connect(url) as client:
-            while next(tickets) < requests:
+            for job, right in cycle(own):
+                if next(tickets) >= requests:
+                    return
                 start = time.perf_counter()
                 try:
                     said = await DOORS[door](client, job)
@@ -257,7 +262,8 @@ async def together(
             await asyncio.sleep(1.0)
 
     memory = asyncio.create_task(look_at_memory())
-    await asyncio.gather(*map(visit, questions, expected))
+    shares = [list(zip(questions, expected, strict=True))[n::clients] for n in range(clients)]
+    await asyncio.gather(*map(visit, shares))
     memory.cancel()
     with suppress(asyncio.CancelledError):
         await memory
@@ -415,11 +421,11 @@ def main(given: Sequence[str] | None = None) -> int:
     }
     bad = 0
     with tempfile.TemporaryDirectory() as name, serving(Path(name), options) as (url, process):
-        questions = jobs(Path(name), max(options.clients), options.sides)
+        questions = jobs(Path(name), max(QUESTIONS, *options.clients), options.sides)
         expected = asyncio.run(alone(url, questions, options.door))
         for clients in options.clients:
             start, used = time.perf_counter(), cpu_seconds(process)
-            asked = (questions[:clients], expected[:clients], options.requests)
+            asked = (questions, expected, clients, options.requests)
             watch = asyncio.run(together(url, *asked, process, options.door))
             found = report(clients, watch, time.perf_counter() - start)
             used = cpu_seconds(process) - used

@@ -123,7 +123,7 @@ def test_the_cookie_keeps_a_page_with_its_replica(site: Site, questions: list[Jo
 def test_without_cookies_the_address_decides(site: Site, questions: list[Job]) -> None:
     """A program that keeps no cookies, and Gradio's own client."""
     right = asyncio.run(alone(site.replicas[0].url, questions))
-    watch = asyncio.run(together(site.url, questions, right, 12))
+    watch = asyncio.run(together(site.url, questions, right, 6, 12))
     assert (watch.wrong, watch.failed, len(watch.seconds)) == ([], [], 12)
     client = Client(site.url, verbose=False)
     answer, picture = client.predict(file=handle_file(str(questions[0].film)), api_name="/read")

@@ -53,7 +53,7 @@ def test_eight_clients_at_once_get_what_they_get_alone(
 ) -> None:
     expected = asyncio.run(alone(app.url, questions, door))
     assert len({said.picture for said in expected}) == 8
-    watch = asyncio.run(together(app.url, questions, expected, 24, app.process.pid, door))
+    watch = asyncio.run(together(app.url, questions, expected, 8, 24, app.process.pid, door))
     assert (watch.wrong, watch.failed, watch.full) == ([], [], 0)
     assert len(watch.seconds) == 24 and watch.memory[0][2] > 50
     if door == "page":
