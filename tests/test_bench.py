@@ -108,7 +108,10 @@ def test_targets_are_met_missed_or_not_measured() -> None:
 
 def test_the_block_says_what_was_measured(tmp_path: Path) -> None:
     text = report.block(values())
-    assert "| whole reading, 2 threads | other | 500 ms | 2.00 |" in text
+    assert (
+        "| Tool | Whole reading, 2 threads |\n| --- | --- |\n| Fracture | 250 ms (1.00) |" in text
+    )
+    assert "| other | 500 ms (2.00) |" in text
     # 250 ms with the shipped way; the plain one takes 50 ms more
     assert "| folded (shipped) | 2 | 100 ms | 1.50 | 1.20 | 2e-05 |" in text
     assert "ImportError: none" in text

@@ -48,7 +48,8 @@ def block(values: Json) -> str:
         f"Measured on {machine['cores']} cores ({machine['processor']}), torch "
         f"{machine['versions']['torch']}, in one run of {values['seconds'] / 60:.0f} minutes; "
         f"medians of {values['settings']['rounds']} after warm-up unless said otherwise. "
-        f"The figures of other tools are theirs with their own documentation's code.",
+        "Other tools run the code that their own documentation shows, with random weights; in "
+        "brackets: times ours.",
         table(("What", "Measured", "Target"), targets(parts)),
         peers(parts),
         backends(parts),
@@ -135,23 +136,27 @@ def _targets(parts: Json) -> Iterator[tuple[str, float | None, str, str, bool]]:
 
 
 def peers(parts: Json) -> str:
-    """Times of the whole reading and of the model part as multiples of ours."""
-    rows = []
-    for threads in ("1", TWO):
-        for part, words in (("reading", "whole reading"), ("networks", "model part")):
-            measured = get(parts, part, threads, "measured") or {}
-            rows += [
-                (f"{words}, {threads} thread{'s' if threads != '1' else ''}", name,
-                 f"{found['ms']:.0f} ms", f"{found['ms'] / measured[OURS]['ms']:.2f}")
-                for name, found in measured.items()
-            ]  # fmt: skip
-    return rows and table(("Part", "Tool", "Median", "Times ours"), rows)
+    """Whole readings and model parts: milliseconds, and as multiples of ours."""
+    columns = [
+        (f"{words}, {threads} thread{'s' if threads == TWO else ''}", found)
+        for part, words in (("reading", "Whole reading"), ("networks", "Model part"))
+        for threads in ("1", TWO)
+        if (found := get(parts, part, threads, "measured"))
+    ]
+    names = list(dict.fromkeys(name for _, found in columns for name in found))
+    rows = [(name, *(_beside_ours(found, name) for _, found in columns)) for name in names]
+    return table(("Tool", *(words for words, _ in columns)), rows) if rows else ""
+
+
+def _beside_ours(found: Json, name: str) -> str:
+    if name not in found:
+        return ""
+    return f"{found[name]['ms']:.0f} ms ({found[name]['ms'] / found[OURS]['ms']:.2f})"
 
 
 def backends(parts: Json) -> str:
     """Ways to run the shipped weights."""
     rows = []
-    whole = get(parts, "reading", TWO, "measured", OURS, "ms")
     for threads in ("1", TWO):
         found = get(parts, "backends", threads) or {}
         for name, row in found.items():
@@ -163,7 +168,7 @@ def backends(parts: Json) -> str:
                          end_to_end(found, name, whole), f"{row['difference']:.0e}"))  # fmt: skip
     head = ("Way to run both networks", "Threads", "Median", "Times faster",
             "In a whole reading", "Largest difference")  # fmt: skip
-    return rows and table(head, rows)
+    return table(head, rows) if rows else ""
 
 
 SHIPPED = "folded (shipped)"
@@ -190,7 +195,7 @@ def sizes(parts: Json) -> str:
     ):
         if key in found:
             rows.append((words, f"{found[key]:,.0f} MB"))
-    return rows and table(("Size of", ""), rows)
+    return table(("Size of", ""), rows) if rows else ""
 
 
 def growth(parts: Json) -> str:
