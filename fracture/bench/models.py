@@ -294,8 +294,9 @@ def _openvino(count: int, inputs: tuple[Tensor, ...]) -> Callable[..., object]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted = openvino.convert_model(Both(_plain()), example_input=inputs)
-    converted.reshape([list(tensor.shape) for tensor in inputs])
+        converted = openvino.convert_model(
+            Both(_plain()), example_input=inputs, input=[list(tensor.shape) for tensor in inputs]
+        )
     hints = {
         "INFERENCE_NUM_THREADS": count,
         "INFERENCE_PRECISION_HINT": "f32",
