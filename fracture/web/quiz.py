@@ -242,7 +242,7 @@ def _comparison(mark: Mark) -> str:
         if answer is None or score is None:
             body.append(f'<tr><th scope="row">{who}</th><td colspan="4">gave no verdict</td></tr>')
             continue
-        place = {True: "on it", False: "beside it", None: "not known"}[score.hit]
+        place = {True: "on it", False: "beside it", None: "–"}[score.hit]
         tick = "✓" if score.right else "✗"
         body.append(
             f'<tr><th scope="row">{who}</th><td>{answer.label} <span aria-label='
