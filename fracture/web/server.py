@@ -34,7 +34,7 @@ class Guard:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if any(mark in scope["path"].lower() for mark in ("/file=http", "/proxy=")):
+        if any(mark in scope["path"].lower() for mark in ("/file=http", "/file/http", "/proxy=")):
             refusal = PlainTextResponse("Addresses on the web are not fetched here.", 403)
             return await refusal(scope, receive, send)
 
