@@ -245,10 +245,16 @@ def test_how_good_and_learn(visit: Visit) -> None:
         assert page.locator(".fx-measures .fx-big").count() >= 3
         lesson = page.locator(".fx-lesson")
         if lesson.count():
-            for shown in range(1, lesson.locator(".fx-way-row").count() + 1):
+            rows = lesson.locator(".fx-way-row")
+            for shown in range(1, rows.count() + 1):
                 lesson.locator("[data-do=step]").click()
                 assert lesson.locator(".fx-way-row:visible").count() == shown
-            assert "Your guess was" in lesson.inner_text()
+                guessed = rows.nth(shown - 1).get_attribute("data-guess") is not None
+                assert ("Your guess was 90 %" in lesson.inner_text()) == guessed
+            lesson.get_by_text("Balanced accuracy", exact=True).click()
+            value = rows.first.get_attribute("data-balanced-accuracy")
+            percent = rows.first.locator(".fx-way-value").inner_text().rstrip(" %")
+            assert float(percent) == pytest.approx(100 * float(value), abs=0.6)
     open_tab(page, "Learn")
     picture = page.locator("#atlas-transverse .fx-atlas-film")
     picture.scroll_into_view_if_needed()

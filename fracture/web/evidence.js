@@ -26,7 +26,7 @@ function next() {
   const value = waiting[0].getAttribute(`data-${chosen()}`);
   const guess = Number(lesson().querySelector(".fx-guess input").value) / 100;
   let words = value ? `${percent(Number(value))} this way.` : "Not measured this way.";
-  if (value && waiting.length === 1) words += ` Your guess was ${percent(guess)}.`;
+  if (value && waiting[0].hasAttribute("data-guess")) words += ` Your guess was ${percent(guess)}.`;
   lesson().querySelector(".fx-status").textContent = words;
   lesson().querySelector("[data-do=step]").textContent =
     waiting.length > 1 ? "Measure it the next way" : "Start again";
@@ -39,5 +39,8 @@ element.addEventListener("input", (event) => {
   if (event.target.matches(".fx-guess input")) {
     lesson().querySelector(".fx-guess output").textContent = `${event.target.value} %`;
   }
-  if (event.target.matches("[name=lesson]")) paint();
+  if (event.target.matches("[name=lesson]")) {
+    paint();
+    lesson().querySelector(".fx-status").textContent = "";
+  }
 });

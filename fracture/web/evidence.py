@@ -35,6 +35,7 @@ FIGURES = (
     ("regions", "The same question by part of the body. Long lines mean few films, so the value "
      "may be luck."),
 )  # fmt: skip
+UNSEEN = "unseen groups"  # the way of measuring that the lesson lets one guess
 WEAKEST = 4  # parts named as weak
 
 
@@ -185,6 +186,7 @@ def lesson(found: Json | None) -> str:
         if any(row.get(key) for row in rows)
     ]
     bars = []
+    guessed = next((row for row in rows if row.get("way") == UNSEEN), None)
     for row in rows:
         values = {key: row[key] for key, _ in measures if row.get(key)}
         data = "".join(
@@ -196,7 +198,8 @@ def lesson(found: Json | None) -> str:
             if key in values
         )
         bars.append(
-            f'<li class="fx-way-row" hidden{data}><span class="fx-way-name"><b>'
+            f'<li class="fx-way-row" hidden{data}{" data-guess" if row is guessed else ""}>'
+            '<span class="fx-way-name"><b>'
             f"{escape(str(row['model']))}, measured on {escape(str(row['way']))}</b><br>"
             f"<small>{escape(str(row.get('on', '')))}</small></span>"
             '<span class="fx-track" aria-hidden="true"><span></span></span>'
