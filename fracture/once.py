@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -12,8 +14,12 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def once(kept: int) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
+def once(
+    kept: int, seconds: float = math.inf
+) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
     """Decorate a function of hashable arguments: its last `kept` results are remembered.
+
+    A result older than `seconds` is forgotten as soon as anybody calls the function again.
 
     Unlike `functools.lru_cache`, a call made while another thread works on the same arguments
     waits for that result: thirty people who open one film at once have it made once. A call that
@@ -21,14 +27,17 @@ def once(kept: int) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
     """
 
     def decorate(function: Callable[..., Value]) -> Callable[..., Value]:
-        results: OrderedDict[Hashable, Future[Value]] = OrderedDict()
+        results: OrderedDict[Hashable, tuple[Future[Value], float]] = OrderedDict()
         lock = threading.Lock()
 
         @wraps(function)
         def remembered(*arguments: Hashable) -> Value:
+            now = time.monotonic()
             with lock:
+                for old in [key for key, (_, born) in results.items() if now - born > seconds]:
+                    del results[old]
                 mine = arguments not in results
-                result = results.setdefault(arguments, Future())
+                result, _ = results.setdefault(arguments, (Future(), now))
                 results.move_to_end(arguments)
                 while len(results) > kept:
                     results.popitem(last=False)

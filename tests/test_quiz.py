@@ -504,3 +504,18 @@ def test_a_failure_is_not_remembered() -> None:
     with pytest.raises(ValueError, match="not yet"):
         fails_first(5)
     assert fails_first(5) == 5 and calls == [5, 5]
+
+
+def test_old_results_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+    monkeypatch.setattr("fracture.once.time.monotonic", lambda: now[0])
+
+    @once(5, seconds=10)
+    def film(number: int) -> int:
+        calls.append(number)
+        return number
+
+    film(1), film(1)
+    now[0] = 11
+    film(2), film(1)
+    assert calls == [1, 2, 1]

@@ -84,7 +84,9 @@ def _simulated() -> Bench:
     return Bench(read_film(to_bytes(simulate(FIRST).pixels), name="Simulated film"))
 
 
-@once(12)  # while somebody drags a slider the film need not be decoded for every step
+# While somebody drags a slider the film need not be decoded for every step; it stays in memory no
+# longer than its file stays on the disk.
+@once(12, seconds=600)
 def _uploaded(path: str, stamp: int, name: str) -> Bench:
     return Bench(stress.workable(read_film(path, name=name)))
 
