@@ -78,27 +78,9 @@ class Geometry:
         cells = np.asarray(map, dtype=np.float32)
         if cells.ndim != 2 or not cells.size:
             raise ValueError(f"a map has two dimensions and is not empty; got shape {cells.shape}")
-        film = np.zeros(self.film_size, dtype=np.float32)
-        rows = _centres_inside(self.box.top, self.box.bottom, self.film_size[0])
-        columns = _centres_inside(self.box.left, self.box.right, self.film_size[1])
-        if not len(rows) or not len(columns):
-            return film
-        y = cells.shape[0] / self.box.height
-        x = cells.shape[1] / self.box.width
-        # A film pixel whose centre is inside may stick out of the box by half its size.
-        margin_y, margin_x = 1 + math.ceil(y / 2), 1 + math.ceil(x / 2)
-        cells = np.pad(cells, ((margin_y, margin_y), (margin_x, margin_x)), mode="edge")
-        region = (
-            max(0.0, margin_x + (columns.start - self.box.left) * x),
-            max(0.0, margin_y + (rows.start - self.box.top) * y),
-            min(cells.shape[1], margin_x + (columns.stop - self.box.left) * x),
-            min(cells.shape[0], margin_y + (rows.stop - self.box.top) * y),
-        )
-        laid = Image.fromarray(cells).resize(
-            (len(columns), len(rows)), Image.Resampling.BILINEAR, box=region
-        )
-        film[rows.start : rows.stop, columns.start : columns.stop] = np.asarray(laid)
-        return film
+        rows = _shares(self.box.top, self.box.height, self.film_size[0], cells.shape[0])
+        columns = _shares(self.box.left, self.box.width, self.film_size[1], cells.shape[1])
+        return rows @ (cells @ columns.T)
 
     def _pixels_per_input(self) -> tuple[float, float]:
         """Film pixels per input pixel, along x and y."""
@@ -161,10 +143,16 @@ def _checked(pixels: np.ndarray) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
 
 
-def _centres_inside(low: float, high: float, count: int) -> range:
-    """Indices of the pixels 0..count-1 whose centre lies in [low, high)."""
-    first = min(count, max(0, math.ceil(low - 0.5)))
-    return range(first, max(first, min(count, math.ceil(high - 0.5))))
+def _shares(start: float, length: float, pixels: int, cells: int) -> np.ndarray:
+    """How much of each cell a pixel gets along one axis: float32 (pixels, cells), rows sum to 1.
+
+    A pixel whose centre lies outside [start, start + length) gets nothing: its row is 0.
+    """
+    at = (np.arange(pixels) + 0.5 - start) * (cells / length)
+    reach = max(1.0, cells / length)  # cells smaller than pixels are averaged
+    shares = 1 - np.abs(at[:, None] - (np.arange(cells) + 0.5)) / reach
+    shares = np.where((at >= 0) & (at < cells), shares.T, 0).T.clip(min=0)
+    return (shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def _resized(

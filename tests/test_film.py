@@ -417,6 +417,15 @@ def test_to_film_is_bilinear_between_cell_centres() -> None:
     assert np.allclose(geometry.to_film(cells), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("resolution", [(7, 7), (56, 48), (300, 200)])
+def test_to_film_is_pillows_bilinear(resolution: tuple[int, int]) -> None:
+    """Where the input is the film; cells smaller than pixels are averaged."""
+    cells = np.random.default_rng(4).random(resolution, dtype=np.float32)
+    geometry = Geometry((131, 97), (448, 384), Box(0, 0, 97, 131))
+    expected = np.asarray(Image.fromarray(cells).resize((97, 131), Image.Resampling.BILINEAR))
+    assert np.abs(geometry.to_film(cells) - expected).max() < 1e-5
+
+
 def test_what_is_found_in_the_input_is_found_on_the_film() -> None:
     """A bright dot, seen in the model's input, goes back to where it is on the film."""
     pixels = np.zeros((500, 380), np.float32)
