@@ -18,15 +18,16 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from fracture.lite0 import SameConv
 
 
 class EvenlyPadded(nn.Conv2d):
     """What a TensorFlow-padded convolution of stride 2 computes, without a padded copy."""
 
-    def __init__(self, plain: nn.Conv2d) -> None:
+    def __init__(self, plain: SameConv) -> None:
         reach = plain.kernel_size[0] // 2
         super().__init__(
             plain.in_channels,
@@ -60,6 +61,6 @@ def fold(network: nn.Module) -> nn.Module:
                 setattr(module, after, getattr(norm, "act", nn.Identity()))
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, Conv2dSame) and child.stride == (2, 2):
+            if isinstance(child, SameConv):
                 setattr(module, name, EvenlyPadded(child))
     return network.requires_grad_(False).to(memory_format=torch.channels_last)

