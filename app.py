@@ -35,7 +35,18 @@ from starlette.staticfiles import StaticFiles
 
 from fracture.quiz import QuizError
 from fracture.web import drop as drop_zone
-from fracture.web import evidence, html, learn, make, models, pictures, plate, server, take
+from fracture.web import (
+    evidence,
+    html,
+    learn,
+    make,
+    memory,
+    models,
+    pictures,
+    plate,
+    server,
+    take,
+)
 from fracture.web import quiz as quizzes
 from fracture.web import stress as stresses
 from fracture.web.reading import (
@@ -797,6 +808,7 @@ def build() -> gr.Blocks:
     return blocks
 
 
+memory.few_heaps()  # before the server starts its threads
 demo = build()
 
 if __name__ == "__main__":

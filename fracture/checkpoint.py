@@ -98,7 +98,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     metadata = _metadata(path, header)
     weights = {}
     for name, tensor in tensors.items():
-        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
+        # a copy, always: what the file's own memory holds would keep all of the file in memory
+        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        weights[name] = tensor.to(kind, copy=True)
         if not torch.isfinite(weights[name]).all():
             raise CheckpointError(f"{path}: the weights {name!r} are not finite numbers")
     return weights, metadata

@@ -280,14 +280,16 @@ def _network(file: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -
         from fracture.looktwice import LookTwice, Plan
 
         try:
-            model = LookTwice(Plan.from_metadata(metadata.get("plan", {})))
+            plan = Plan.from_metadata(metadata.get("plan", {}))
         except (TypeError, AttributeError) as error:
             raise CheckpointError(f"{file}: its metadata must have a 'plan': {error}") from error
+        with torch.device("meta"):  # no time for random weights that are replaced at once
+            model = LookTwice(plan)
         fill(model, weights, file)
         return fold(model.eval())
     try:
         spec = InputSpec.from_metadata(metadata["input"])
-        with torch.device("meta"):  # no time for random weights that are replaced at once
+        with torch.device("meta"):
             model = build_model(metadata["architecture"], metadata["classes"])
     except ValueError as error:
         raise CheckpointError(f"{file} cannot be used: {error}") from error

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fracture.web import memory
+
 if TYPE_CHECKING:
     from fracture import Classifier
 
@@ -75,3 +77,4 @@ def warm_up() -> None:
         pass  # said in the log; the page says it in words to whoever asks for a reading
     except Exception:
         log.exception("The warm-up reading failed")
+    memory.give_back()  # what loading needed for a moment

@@ -1,0 +1,46 @@
+"""Memory that is free is given back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fracture.web import memory
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HELD = """
+import psutil
+from fracture.web import memory
+def mb():
+    return psutil.Process().memory_info().rss / 1e6
+if {few}:
+    memory.few_heaps()
+pieces = [bytes(60_000) for _ in range(2000)]
+last = bytes(60_000)  # lies behind them, so that the C library keeps what is before it
+full = mb()
+del pieces
+free = mb()
+memory.give_back()
+print(full - free, free - mb())
+"""
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="only glibc keeps what is freed")
+@pytest.mark.parametrize("few", [True, False])
+def test_freed_pieces_leave_the_process(few: bool) -> None:
+    pytest.importorskip("psutil")
+    done = subprocess.run(
+        [sys.executable, "-c", HELD.format(few=few)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    by_itself, given_back = map(float, done.stdout.split())
+    assert by_itself < 20 < 80 < given_back
+
+
+def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_glibc", lambda: None)
+    memory.few_heaps()
+    memory.give_back()
