@@ -800,7 +800,11 @@ def build() -> gr.Blocks:
         pwa=False,
         app_kwargs={
             "routes": routes,
-            "middleware": [Middleware(server.LoadLater), Middleware(server.Guard)],
+            "middleware": [
+                Middleware(server.LoadLater),
+                Middleware(memory.GiveBack),
+                Middleware(server.Guard),
+            ],
             "docs_url": None,
             "redoc_url": None,
         },

@@ -90,7 +90,11 @@ def values() -> dict:
                     "OpenVINO": {"skipped": "ImportError: none"},
                 }
             },
-            "start": {"seconds_to_page": 9.0, "seconds_to_first_verdict": 11.5},
+            "start": {
+                "seconds_to_page": 9.0,
+                "seconds_to_first_verdict": 11.5,
+                "mb_by_step": {"Python": 10.0, "torch": 480.4},
+            },
             "app": {"skipped": "no Chromium on this machine"},
             "batch": {"failed": "no reason"},
         },
@@ -115,6 +119,7 @@ def test_the_block_says_what_was_measured(tmp_path: Path) -> None:
     # 250 ms with the shipped way; the plain one takes 50 ms more
     assert "| folded (shipped) | 2 | 100 ms | 1.50 | 1.20 | 2e-05 |" in text
     assert "ImportError: none" in text
+    assert "step by step: Python 10, torch 480; 490 in all." in text
     report.plot(values(), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 

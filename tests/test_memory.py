@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,20 @@ def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_glibc", lambda: None)
     memory.few_heaps()
     memory.give_back()
+
+
+def test_memory_is_given_back_when_the_answers_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    monkeypatch.setattr(memory, "give_back", lambda: done.append("given back"))
+
+    async def app(scope, receive, send):
+        done.append(scope["path"])
+        if "broken" in scope["path"]:
+            raise OSError
+
+    layer = memory.GiveBack(app)
+    for path in ("/", "/gradio_api/queue/data"):
+        asyncio.run(layer({"type": "http", "path": path}, None, None))
+    with pytest.raises(OSError):
+        asyncio.run(layer({"type": "http", "path": "/broken/queue/data"}, None, None))
+    assert done == ["/", "/gradio_api/queue/data", "given back", "/broken/queue/data", "given back"]

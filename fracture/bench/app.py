@@ -6,6 +6,7 @@ See `fracture.bench`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -138,6 +139,7 @@ def start(amount: Amount) -> Json:
         "mb_after_verdict": middle["mb_after_verdict"],
         "count": amount.starts,
         "everything_at_once": _imports_at_once(),
+        "mb_by_step": _memory_by_step(),
         "importing_the_app": _import_times("app"),
         "importing_the_model": _import_times("fracture.classifier, fracture.looktwice"),
     }
@@ -152,6 +154,38 @@ def _imports_at_once() -> Json:
     )
     seconds = time.perf_counter() - began
     return {"modules": HEAVY, "seconds": seconds, "mb": int(answer.stdout.split()[-1]) / 1e6}
+
+
+# What a process holds as the app starts and reads, in the app's order.
+STEPS = """
+import json, os
+os.environ["OMP_NUM_THREADS"] = "1"
+import psutil
+found = {"Python": psutil.Process().memory_info().rss}
+def step(name):
+    found[name] = psutil.Process().memory_info().rss - sum(found.values())
+import gradio
+step("gradio")
+import app
+step("the rest of the app")
+import torch
+step("torch")
+from fracture.web import memory, models
+models.classifier()
+memory.give_back()
+step("the model")
+models.warm_up()
+step("a first reading")
+print(json.dumps(found))
+"""
+
+
+def _memory_by_step() -> dict[str, float]:
+    """Resident megabytes that each step of starting adds, in one process without a server."""
+    answer = subprocess.run(
+        [sys.executable, "-c", STEPS], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return {name: size / 1e6 for name, size in json.loads(answer.stdout.splitlines()[-1]).items()}
 
 
 def _import_times(modules: str) -> Json:
@@ -206,6 +240,7 @@ def through_the_app(amount: Amount) -> Json:
             )[0]
             for number in range(amount.readings):
                 ask(client, large if number % 4 == 0 else small)
+            time.sleep(1)  # the app gives memory back once the answer has been sent
             found["readings"] = amount.readings
             found["mb_after_readings"] = app.mb()
             found["mb_of_cuda"] = app.mb_of_cuda()

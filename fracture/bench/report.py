@@ -54,6 +54,7 @@ def block(values: Json) -> str:
         peers(parts),
         backends(parts),
         sizes(parts),
+        memory(parts),
         growth(parts),
         f"![Reading times by step, and how they grow]({PLOT})",
         f"Written by `{COMMAND}` and `{COMMAND} --readme`.",
@@ -196,6 +197,33 @@ def sizes(parts: Json) -> str:
         if key in found:
             rows.append((words, f"{found[key]:,.0f} MB"))
     return table(("Size of", ""), rows) if rows else ""
+
+
+def memory(parts: Json) -> str:
+    """Where the memory goes, and what importing takes, in words."""
+    sentences = []
+    if steps := get(parts, "start", "mb_by_step"):
+        added = ", ".join(f"{name} {mb:.0f}" for name, mb in steps.items())
+        sentences.append(
+            f"Megabytes that starting adds, step by step: {added}; "
+            f"{sum(steps.values()):.0f} in all."
+        )
+    if cuda := get(parts, "app", "mb_of_cuda"):
+        sentences.append(
+            f"{cuda:.0f} MB are pages of the CUDA libraries that the default torch loads, used or "
+            "not; its CPU build has none of them."
+        )
+    if heavy := get(parts, "start", "everything_at_once"):
+        sentences.append(
+            f"Importing {heavy['modules']} at once, as is usual, takes {heavy['seconds']:.1f} s "
+            f"and {heavy['mb']:.0f} MB before anything is shown."
+        )
+    if many := get(parts, "batch", "too_small_to_be_judged"):
+        sentences.append(
+            f"The command line on {many['films']:,} pictures that are too small to be judged "
+            f"never held more than {many['mb']:.0f} MB."
+        )
+    return " ".join(sentences)
 
 
 def growth(parts: Json) -> str:

@@ -2,12 +2,13 @@
 
 glibc gives every thread its own heap ("arena") and returns a heap's pages only from its end, so a
 server whose readings run on a dozen threads holds a dozen readings' worth. With two heaps and a
-look through them after each reading it stays where it was after the first one, for a few
-milliseconds. Where there is no glibc both functions do nothing.
+look through them after each answer it stays where it was after the first one, for a few
+milliseconds. Where there is no glibc nothing is done.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import sys
 from functools import cache
@@ -34,3 +35,18 @@ def give_back() -> None:
     """Return free pages of all heaps to the system; other threads go on meanwhile."""
     if library := _glibc():
         library.malloc_trim(0)
+
+
+class GiveBack:
+    """ASGI layer: gives memory back when the answers to a page or a client have been sent."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            # Gradio's stream of answers ends when no more are to come.
+            if scope["type"] == "http" and scope["path"].endswith("/queue/data"):
+                await asyncio.to_thread(give_back)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from fracture.web import memory, models, pictures
+from fracture.web import models, pictures
 from fracture.web.html import Reading
 
 if TYPE_CHECKING:
@@ -74,8 +74,6 @@ def look(
         log.exception("A reading failed")  # the trace holds code, never the picture or its name
         sentence = "Something went wrong while reading this film. The app is still running."
         return Answer(failure(sentence, name, request.model), film)
-    finally:
-        memory.give_back()
 
 
 def _decode(upload: Upload) -> Film:
