@@ -35,7 +35,8 @@ class Film:
     """One film, upright and at its full resolution.
 
     pixels:   float32 (H, W) in [0, 1], bone bright: what the models see.
-    display:  uint8 (H, W, 3): the picture as the user knows it, colours kept.
+    display:  uint8 (H, W, 3): the picture as the user knows it, colours kept; not to be
+              written to: of a grey one the three channels are the same memory (`view.plain`).
     name:     short file name without markup, "" if there is none.
     notes:    plain sentences about what was done to the film.
     problems: plain sentences: why no verdict should be given. Empty for a usable film.
@@ -137,10 +138,10 @@ def _film(raster: Raster, name: str) -> Film:
 
 
 def _display(grey: np.ndarray) -> np.ndarray:
-    """Grey (H, W), uint8 or float32 in [0, 1], as uint8 (H, W, 3)."""
+    """Grey (H, W), uint8 or float32 in [0, 1], as uint8 (H, W, 3) that take one channel's room."""
     if grey.dtype != np.uint8:
         grey = (grey * 255).round().astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return np.broadcast_to(grey[..., None], (*grey.shape, 3))
 
 
 def _grey(colours: np.ndarray) -> tuple[np.ndarray, bool]:

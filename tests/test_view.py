@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
 
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from fracture.view import heat_layer, overlay
+from fracture.film import read_film
+from fracture.view import heat_layer, overlay, plain
+from fracture.web.pictures import film_uri
 
 ramp = np.linspace(0, 1, 40 * 30, dtype=np.float32).reshape(40, 30)
 
@@ -97,3 +102,18 @@ def test_matplotlib_is_imported_late_and_without_pyplot() -> None:
         "sys.exit(early or 'matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_grey_film_is_one_channel_for_the_page_and_the_overlay() -> None:
+    rows, columns = np.mgrid[:150, :200]
+    grey = ((rows + columns) % 256).astype(np.uint8)
+    display = read_film(grey).display
+    assert display.shape == (150, 200, 3) and np.array_equal(display, grey[..., None].repeat(3, 2))
+    assert plain(display).shape == grey.shape and np.shares_memory(plain(display), display)
+    heat = (rows / 150).astype(np.float32)
+    assert np.array_equal(overlay(display, heat), overlay(display.copy(), heat))
+    for colours, mode in ((display, "L"), (display.copy(), "RGB")):
+        uri = film_uri(colours, 100)
+        shown = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+        assert shown.mode == mode and shown.size == (100, 75)
+    assert plain(display.copy()).ndim == 3 and plain(grey) is grey

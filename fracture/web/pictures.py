@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from fracture.view import plain
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -42,8 +44,11 @@ def _data_uri(picture: Image.Image, kind: str, **options: object) -> str:
 
 
 def film_uri(display: np.ndarray, longest: int = FILM_SIDE) -> str:
-    """Return `display` (uint8 (H, W, 3)) as a JPEG data URI, shrunk to `longest` pixels."""
-    return _data_uri(Image.fromarray(shrink(display, longest)), "jpeg", quality=88)
+    """Return `display` (uint8 (H, W, 3)) as a JPEG data URI, shrunk to `longest` pixels.
+
+    A grey film becomes a grey JPEG.
+    """
+    return _data_uri(Image.fromarray(shrink(plain(display), longest)), "jpeg", quality=88)
 
 
 @cache
