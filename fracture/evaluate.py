@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,7 +40,7 @@ from fracture.calibrate import (
     table_of,
     thresholds_of,
 )
-from fracture.labels import CLASSES, LabelsError, Record, read_boxes, read_labels, with_boxes
+from fracture.labels import CLASSES, LabelsError, Record, default_data, read_films
 
 if TYPE_CHECKING:
     from fracture.looktwice import Plan
@@ -348,9 +347,7 @@ def measure(options: argparse.Namespace) -> Json:
     )
     from fracture.pointing import explanation, simulated
 
-    records = read_labels(options.data)
-    if options.boxes.exists():
-        records = with_boxes(records, read_boxes(options.boxes))
+    records = read_films(options.data, options.boxes)
     runs = {k: options.runs / f"looktwice-fold{k}" for k in range(FOLDS)}
     checkpoints = {k: run / "looktwice.safetensors" for k, run in runs.items()}
     checkpoints = {k: path for k, path in checkpoints.items() if path.exists()}
@@ -443,12 +440,6 @@ def write_json(path: Path, values: Json) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     part.replace(path)
-
-
-def default_data() -> Path:
-    """The folder named by FRACTURE_DATA, else the first of the usual places that exists."""
-    places = [os.environ.get("FRACTURE_DATA"), "data", "../shared/data"]
-    return next((Path(p) for p in places if p and Path(p).exists()), Path("data"))
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:

@@ -149,7 +149,7 @@ class Sight:
     def evidence(self) -> tuple[np.ndarray, np.ndarray]:
         """What `Plan.fractured` (4,) and `Plan.comminuted` (3,) weigh."""
         reading = self.weights @ self.readings
-        peak = log_odds(self.place.max())
+        peak = log_odds(self.peaks.max())
         fractured = [
             np.logaddexp(logits[0], logits[1]) - logits[2] for logits in (self.opinion, reading)
         ]
