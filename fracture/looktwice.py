@@ -95,12 +95,14 @@ class Plan:
     a hundredth of a hospital film. `fractured` weighs (locator, reader, map's peak, 1) to the
     log-odds of a fracture, `comminuted` weighs (locator, reader, 1) to the log-odds of comminuted
     among the fractured: two logistic regressions fitted on held-out folds, which also calibrate.
+    `mirrored`: the first look is the mean of one at the film and one at its mirror image.
     """
 
     places: int = 2
     sides: tuple[float, ...] = (1.1, 1.8)
     fractured: tuple[float, float, float, float] = (0.5, 0.5, 0.0, 0.0)
     comminuted: tuple[float, float, float] = (0.5, 0.5, 0.0)
+    mirrored: bool = True
 
     @classmethod
     def from_metadata(cls, values: Mapping[str, Any]) -> Plan:
@@ -284,11 +286,17 @@ class LookTwice(nn.Module):
         whole, where = letterbox(pixels, LOCATOR_SIZE[::-1] if lies else LOCATOR_SIZE)
         if lies:  # the locator knows such films lying on their side only
             whole = np.ascontiguousarray(np.rot90(whole))
-        place, opinion, pooled = self.locator.look(self.input.scale(torch.from_numpy(whole)[None]))
-        place = place[0, 0].sigmoid().numpy()
+        films = self.input.scale(torch.from_numpy(whole)[None])
+        if self.plan.mirrored:
+            films = torch.cat([films, films.flip(-1)])
+        places, opinions, pooled = self.locator.look(films)
+        places = places[:, 0].sigmoid()
+        if self.plan.mirrored:
+            places = torch.stack([places[0], places[1].flip(-1)])
+        place = places.mean(0).numpy()
         if lies:
             place = np.ascontiguousarray(np.rot90(place, -1))
-        return place, where, opinion[0].numpy(), pooled[0].numpy()
+        return place, where, opinions.mean(0).numpy(), pooled.mean(0).numpy()
 
 
 def patch_boxes(
