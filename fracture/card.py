@@ -104,6 +104,8 @@ def card(values: Json) -> str:
         weak_section(values),
         explanation_section(values),
     ]
+    if values.get("ablation"):
+        sections.append(ablation_section(values["ablation"]))
     if values.get("lesson"):
         sections.append(
             "## The lesson of the 99.87 %\n\n"
@@ -391,6 +393,31 @@ random weights in parts of the model (rank: correlation with the trained model's
                 "looked, and says little about what the reader made of it.\n"
             )
     return text + "\n![Hit rates](figures/explanation.png)\n"
+
+
+def ablation_section(found: Json) -> str:
+    """What each part of the model is worth."""
+    rows = [
+        [row["change"], _span(row["kind"]), _span(row["fracture"], ""), _span(row["hit"], ""),
+         f"{row['milliseconds']:.0f}", f"{row['training_minutes']:.0f}"]
+        for row in found["rows"]
+    ]  # fmt: skip
+    table = _table(
+        ["what reads the film", "AUROC simple or comminuted", "AUROC fractured or not, FracAtlas",
+         "hit rate, FracAtlas", "ms a film", "minutes of training"], rows,
+    )  # fmt: skip
+    return f"""
+## What each part is worth
+
+Fold {found["fold"]} held out: {found["films"]} clear films, {found["boxed"]} of them with
+radiologists' boxes. The map is that of the true class. Time is the median of the model and the map
+on one core; training is what the fold's own epochs took, beside another training, and leaves out
+the part on simulated films, which all folds share.
+
+{table}
+
+Written by `{COMMAND} ablation`.
+"""
 
 
 def targets_table(values: Json) -> str:

@@ -2,6 +2,7 @@
 
     python -m fracture.evaluate            # all runs there are -> models/evaluation.json, figures
     python -m fracture.evaluate lesson     # the 99.87 % and what is left of it
+    python -m fracture.evaluate ablation   # what each part of the model is worth
     python -m fracture.evaluate card       # models/README.md and the figures in README.md
 
 The first reads every `runs/looktwice-fold{k}` (from `python train.py --fold k`) over the films of
@@ -448,7 +449,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", nargs="?", default="films", choices=["films", "lesson", "card"])
+    parser.add_argument(
+        "what", nargs="?", default="films", choices=["films", "lesson", "ablation", "card"]
+    )
     parser.add_argument("--data", type=Path, default=default_data(), help="folder with labels.csv")
     parser.add_argument("--boxes", type=Path, default=WEB_BOXES, help="more boxes: id,boxes")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where train.py put them")
@@ -478,15 +481,18 @@ def main(given: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     try:
-        if options.what == "lesson":
+        if options.what == "ablation":
+            from fracture.ablation import with_ablation
+
+            values = with_ablation(options, read_films(options.data, options.boxes), known)
+        elif options.what == "lesson":
             values = with_lesson(options, known)
             if not known:  # train.py reads the plan from that file: it must be whole or missing
                 print("the lesson is in the runs folder; measure the films, then come again")
                 return 0
         else:
             values = measure(options)
-            if "lesson" in known:
-                values["lesson"] = known["lesson"]
+            values |= {key: known[key] for key in ("lesson", "ablation") if key in known}
             if (options.runs / "lesson" / "simplecnn.json").exists():
                 values = with_lesson(options, values)  # the shipped model's rows anew
     except (LabelsError, ValueError) as error:

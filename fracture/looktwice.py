@@ -15,6 +15,7 @@ work, as a reader does (compare GMIC, Shen et al. 2021, Medical Image Analysis 6
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -241,6 +242,12 @@ class LookTwice(nn.Module):
         self.gate = nn.Linear(self.locator.head.in_features, 1)  # above 0: no limb
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, -1.0)  # until `fracture.gate.fit_gate`, let all pass
+
+    def with_plan(self, plan: Plan) -> LookTwice:
+        """The same networks, looking by another plan."""
+        other = copy.copy(self)
+        other.plan = plan
+        return other
 
     def analyse(self, film: Film) -> Sight:
         """See `fracture.classifier.Network`."""
