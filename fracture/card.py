@@ -95,6 +95,12 @@ def summary(values: Json) -> str:
             "The same network, measured in three ways on our films:",
             lesson_table(lesson),
         ]
+    if took := values.get("training_minutes"):
+        parts.append(
+            f"Training took {took['simulated']:.0f} minutes on simulated films, which all folds "
+            f"share, and {took['fold']:.0f} minutes a fold, on a machine with two CPU cores that "
+            "trained two folds at a time."
+        )
     parts += [
         f"Written by `{COMMAND}` and `{COMMAND} card`. More, with failures by region and pattern: "
         "[models/README.md](models/README.md)."

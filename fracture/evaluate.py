@@ -336,6 +336,7 @@ def sample(records: list[Record], limit: int | None) -> list[Record]:
 
 def measure(options: argparse.Namespace) -> Json:
     """Everything but the lesson, from the runs and the films."""
+    from fracture.ablation import training_minutes
     from fracture.checkpoint import load_checkpoint
     from fracture.heldout import (
         CUTS,
@@ -384,6 +385,10 @@ def measure(options: argparse.Namespace) -> Json:
         "resamples": metrics.RESAMPLES,
         "data": describe_data(records, table),
         "sources": load_checkpoint(checkpoints[first])[1].get("training", {}).get("data", []),
+        "training_minutes": {
+            "simulated": sum(map(training_minutes, options.runs.glob("looktwice-simulated-*"))),
+            "fold": round(float(np.mean([training_minutes(runs[k]) for k in checkpoints])), 1),
+        },
         "plan": plan.to_metadata(),
         "thresholds": {"uncertain": round(uncertain, 4), "comminuted": round(cut, 4)},
         "kind": kind_of_fracture(table, answers),
