@@ -23,7 +23,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from tqdm import tqdm
 from fracture import augment, simulate
 from fracture.checkpoint import load_checkpoint, save_checkpoint
 from fracture.film import read_film
+from fracture.fold import fold
 from fracture.foreign import KINDS, draw_foreign
 from fracture.gate import fit_gate
 from fracture.geometry import Box, cut, letterbox
@@ -133,7 +134,7 @@ def load_film(record: Record, longest: int = 1024) -> TrainFilm:
 # film, and a shift each time. It begins with small parts, which cost less than half.
 LOCATOR_CROP, CLOSE_CROP = (384, 320), (256, 224)
 SIMULATED = "simulated"  # the source of films that `fracture.simulate` made
-SIMULATED_SHARE = 0.15  # of them that an epoch of real films is mixed with
+SIMULATED_SHARE = 0.1  # of them that an epoch of real films is mixed with
 
 
 class Views(Dataset):
@@ -234,9 +235,7 @@ class LocatorViews(Views):
         return view, target, torch.tensor(float(known)), torch.tensor(likelihood(film.record))
 
     @staticmethod
-    def target(
-        film: TrainFilm, look: augment.Look, crop: tuple[int, int] = LOCATOR_CROP
-    ) -> Tensor:
+    def target(film: TrainFilm, look: augment.Look, crop: tuple[int, int] = LOCATOR_CROP) -> Tensor:
         points = augment.film_points(look, crop, STRIDE)
         # a box smaller than a cell must still light the cell that holds its middle
         least = look.shrink * STRIDE * 0.75
@@ -591,10 +590,28 @@ def validate_picture(
 
 
 # ----------------------------------------------------------------------------- the presets
-def freeze_stem(backbone: nn.Module, stages: int = 2) -> None:
-    """Edges and textures are the same on film: the first layers, the dearest, stay ImageNet's."""
-    for part in [backbone.conv_stem, backbone.bn1, *list(backbone.blocks)[:stages]]:
-        part.requires_grad_(False)
+class Stem(nn.Module):
+    """The first layers of a backbone, the dearest: edges and textures are the same on film, so they
+    stay ImageNet's."""
+
+    def __init__(self, backbone: nn.Module, stages: int = 2) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1 = backbone.conv_stem, backbone.bn1
+        self.blocks = nn.Sequential(*list(backbone.blocks)[:stages])
+
+    def put_into(self, backbone: nn.Module) -> None:
+        backbone.conv_stem, backbone.bn1 = self.conv_stem, self.bn1
+        for i, stage in enumerate(self.blocks):
+            backbone.blocks[i] = stage
+
+
+def with_folded_stem(network: nn.Module, train_: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Train a network whose frozen stem is folded meanwhile, which saves a tenth of the work."""
+    plain = Stem(network.backbone)
+    fold(copy.deepcopy(plain).eval()).put_into(network.backbone)
+    trained = train_(network)
+    plain.put_into(trained.backbone)
+    return trained
 
 
 def train_looktwice(
@@ -605,7 +622,7 @@ def train_looktwice(
     load_imagenet_lite0(model.locator.backbone)
     load_imagenet_lite0(model.reader.backbone)
     for network in (model.locator, model.reader):
-        freeze_stem(network.backbone)
+        Stem(network.backbone).requires_grad_(False)
         network.to(memory_format=torch.channels_last)
     simulated = []
     if args.simulated:
@@ -613,18 +630,25 @@ def train_looktwice(
         simulated = [load_film(r) for r in tqdm(records, "read simulated", mininterval=5)]
         learn_simulated(model, args, simulated, fit_)
 
-    epochs = args.epochs or 8
-    recipe = Recipe("locator", epochs, args.batch or 8, 1e-3, locator_loss, validate_every=4)
-    views = LocatorViews([*train, *simulated], args.seed, close=epochs // 2)
-    model.locator = fit_(model.locator, recipe, views, lambda m: validate_locator(m, held_out))
+    recipe = Recipe(
+        "locator", args.epochs or 11, args.batch or 8, 1e-3, locator_loss, validate_every=4
+    )
+    views = LocatorViews([*train, *simulated], args.seed, close=recipe.epochs // 3)
+    model.locator = with_folded_stem(
+        model.locator, lambda m: fit_(m, recipe, views, lambda a: validate_locator(a, held_out))
+    )
 
-    epochs = args.epochs or 10
-    recipe = Recipe("reader", epochs, args.batch or 16, 1e-3, reader_loss, validate_every=5)
     readable = [f for f in train if len(f.boxes) or f.record.label == "No fracture"]
+    quick = folded(model).with_plan(replace(model.plan, mirrored=False))
     for film in tqdm(readable, "suspicious places", leave=False, mininterval=5):
-        film.suspects = suspects(model, film)
-    views = ReaderViews([*readable, *simulated], args.seed)
-    model.reader = fit_(model.reader, recipe, views, lambda m: validate_reader(m, held_out))
+        film.suspects = suspects(quick, film)
+    reading = Recipe(
+        "reader", args.epochs or 12, args.batch or 16, 1e-3, reader_loss, validate_every=6
+    )
+    patches = ReaderViews([*readable, *simulated], args.seed)
+    model.reader = with_folded_stem(
+        model.reader, lambda m: fit_(m, reading, patches, lambda a: validate_reader(a, held_out))
+    )
 
     train_gate(model, [*train, *simulated[::6]], args)
     return model
@@ -645,12 +669,16 @@ def learn_simulated(
     model.reader = fit_(model.reader, recipe, views, lambda _: {}, folder, resume=True)
     for network in (model.locator, model.reader):  # `fit` returns weights that are not to train
         network.requires_grad_(True)
-        freeze_stem(network.backbone)
+        Stem(network.backbone).requires_grad_(False)
+
+
+def folded(model: LookTwice) -> LookTwice:
+    """A copy that is good for looking only, and quicker at it."""
+    return fold(copy.deepcopy(model).eval())
 
 
 def suspects(model: LookTwice, film: TrainFilm) -> list[tuple[float, float]]:
     """Places (x, y) in film pixels where the locator's map peaks outside every box."""
-    model.locator.eval()
     place, where, _, _ = model.find(film.levels[0].float().div(255).numpy())
     found = []
     for box in patch_boxes(place, where, places=4, sides=(0.0,)):
@@ -674,7 +702,8 @@ def train_gate(model: LookTwice, train: Sequence[TrainFilm], args: argparse.Name
     ]
     pictures += [draw_foreign(kind, rng) for kind in KINDS for _ in range(12)]
     limbs = [film.levels[0].numpy() for film in train]
-    fit_gate(model.gate, pooled(model, limbs), pooled(model, pictures), refused=0.01)
+    quick = folded(model)
+    fit_gate(model.gate, pooled(quick, limbs), pooled(quick, pictures), refused=0.01)
 
 
 def part(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
