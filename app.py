@@ -175,7 +175,9 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
     with gr.Row(visible=False, elem_id="take-away") as take_away:
         table = gr.DownloadButton("Take the table (CSV)", size="md")
         archive = gr.DownloadButton("Take the overlays (zip)", size="md")
-    row = gr.Number(0, visible="hidden", precision=0)  # which film is shown; kept in the browser
+    # which film is shown, and whether its refusal was overruled; both kept in the browser
+    row = gr.Number(0, visible="hidden", precision=0)
+    insisted = gr.Checkbox(False, visible="hidden")
     shown = [view, verdict, insist]
     uploads = drop.GRADIO_CACHE
 
@@ -183,7 +185,7 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
         films = drop_zone.received(sent, uploads)
         request = Request(model, method, target)
         if not films:
-            return [gr.skip()] * 8
+            return [gr.skip()] * 9
         many = ["", gr.update(visible=False), None, None]
         if len(films) > 1:
             folder = Path(uploads) / secrets.token_hex(16)
@@ -193,53 +195,56 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
             rows = read_many(counted, Request(model, method), paths[1])
             write_table(rows, paths[0])
             many = [html.batch_table(rows), gr.update(visible=True), *map(str, paths)]
-        return [*_show(films[0], request, compare), 0, *many]
+        return [*_show(films[0], request, compare), 0, False, *many]
 
-    def changed(sent, row, target, model, method, compare, insist=False):
+    def changed(sent, row, insisted, target, model, method, compare):
         films = drop_zone.received(sent, uploads)
         if not films:
             return [gr.skip()] * 3
-        return _show(films[_within(row, films)], Request(model, method, target, insist), compare)
+        wanted = Request(model, method, target, bool(insisted))
+        return _show(films[_within(row, films)], wanted, compare)
+
+    def anyway(sent, row, *choices):
+        return True, *changed(sent, row, True, *choices)
 
     def opened(event: gr.EventData, sent, target, model, method, compare):
         films = drop_zone.received(sent, uploads)
         if not films:
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         index = _within(getattr(event, "index", 0), films)
-        return [*_show(films[index], Request(model, method, target), compare), index]
+        return [*_show(films[index], Request(model, method, target), compare), index, False]
 
     listen = {"show_progress_on": verdict, **PRIVATE}
     reading = drop.upload(
         dropped,
         [drop, *choices],
-        [*shown, row, batch, take_away, table, archive],
+        [*shown, row, insisted, batch, take_away, table, archive],
         **listen,
     )
     reading.then(None, js=drop_zone.DONE)
     gr.on(
         [choice.input for choice in choices],
         changed,
-        [drop, row, *choices],
+        [drop, row, insisted, *choices],
         shown,
         trigger_mode="always_last",
         **listen,
     )
-    anyway = functools.partial(changed, insist=True)
-    insist.click(anyway, [drop, row, *choices], shown, **listen)
-    batch.select(opened, [drop, *choices], [*shown, row], **listen)
+    insist.click(anyway, [drop, row, *choices], [insisted, *shown], **listen)
+    batch.select(opened, [drop, *choices], [*shown, row, insisted], **listen)
 
-    def taken_away(kind, sent, row, target, model, method):
+    def taken_away(kind, sent, row, insisted, target, model, method):
         films = drop_zone.received(sent, uploads)
         if not films:
             return "", plate.sentence("Drop a film first.")
-        wanted = Request(model, method, target)
+        wanted = Request(model, method, target, bool(insisted))
         file, words = take.download(films[_within(row, films)], wanted, kind)
         return file, plate.sentence(words)
 
     for button, kind in ((as_pdf, "pdf"), (as_png, "png")):
         button.click(
             functools.partial(taken_away, kind),
-            [drop, row, *choices[:3]],
+            [drop, row, insisted, *choices[:3]],
             [saved, taken],
             show_progress_on=button,
             **PRIVATE,

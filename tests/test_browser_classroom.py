@@ -14,7 +14,7 @@ from running import Running
 from test_browser import CONTRAST, Visit, browser  # noqa: F401
 from test_browser import pytestmark as needs_chromium
 
-from fracture import quiz
+from fracture import quiz, report
 from fracture.web import html
 
 pytest_plugins = ("running",)
@@ -232,6 +232,32 @@ def test_a_reading_is_taken_away_as_pdf_and_png(visit: Visit, film: Path) -> Non
     verdict = page.locator("#verdict h2").inner_text()
     share = page.locator("#verdict .fx-chosen .fx-bar-share").inner_text()
     assert verdict in text and share in text and "Doe" not in text
+
+
+def test_an_insisted_verdict_is_taken_away(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed")
+    blank = tmp_path / "blank.png"
+    Image.new("L", (300, 240), 128).save(blank)
+
+    def taken() -> str:
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Take it away as PDF").click()
+        data = download.value.path().read_bytes()
+        return pdfium.PdfDocument(data)[0].get_textpage().get_text_range()
+
+    visit.read(blank, status="refused")
+    assert "No verdict" in taken()
+    page.get_by_role("button", name="Show the verdict anyway").click()
+    page.locator("#verdict .fx-bar").first.wait_for()
+    text = taken()
+    assert "No verdict" not in text and "insisted on" in text and report.INSISTED in text
+    page.get_by_text("HiResCAM").or_(page.get_by_label("Heatmap method")).first.click()
+    page.get_by_role("option", name="HiResCAM").click()
+    page.locator("#view .fx-method", has_text="HiResCAM").wait_for()  # still insisted on
+    visit.choose(blank)  # another film: its refusal stands
+    page.locator("#verdict h2", has_text="No verdict").wait_for()
+    assert "No verdict" in taken()
 
 
 def test_how_good_and_learn(visit: Visit) -> None:

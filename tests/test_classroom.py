@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from running import Running, run_app
 
-from fracture import quiz
+from fracture import quiz, report
 from fracture.classifier import Classifier
 from fracture.simulate import BONES, Settings, patterns_of
 from fracture.web import evidence, learn, make, models, plate, take
@@ -352,6 +352,22 @@ def test_a_reading_is_taken_away(
     assert "downloads" in words and b"Doe" not in data
     file, words = take.download(Upload("/nowhere.png", "a.png"), Request(), kind)
     assert file == "" and "nothing to take away" in words
+
+
+def test_an_insisted_verdict_is_taken_away_with_its_warning(
+    model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[report.Page] = []
+    monkeypatch.setattr(report, "as_pdf", lambda page: pages.append(page) or b"%PDF-")
+    blank = tmp_path / "blank.png"
+    Image.new("L", (300, 240), 128).save(blank)
+    for insist in (False, True):
+        take.download(Upload(str(blank), "blank.png"), Request(insist=insist), "pdf")
+    refused, insisted = pages
+    assert refused.prediction.status == insisted.prediction.status == "refused"
+    assert refused.prediction.label is None and refused.heatmap is None
+    assert insisted.prediction.label in models.CLASSES and insisted.heatmap is not None
+    assert insisted.prediction.reasons == refused.prediction.reasons != ()
 
 
 # --- the running app -------------------------------------------------------------------------
