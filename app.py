@@ -399,7 +399,10 @@ def make_page(tab: gr.Tab) -> None:
                     label="Sweep one control and see how the answer follows",
                 )  # fmt: skip
                 go = gr.Button("Sweep it", variant="primary", size="md")
-    plot = gr.HTML(apply_default_css=False, elem_id="make-plot")
+                told = gr.HTML(
+                    html_template=ANNOUNCED, apply_default_css=False, elem_id="make-words"
+                )
+    plot = gr.HTML(js_on_load=make.PLOT_SCRIPT, apply_default_css=False, elem_id="make-plot")
     seed = gr.Number(first.seed, visible="hidden", precision=0)
     begun = gr.State(False)
     inputs = [bone, pattern, segment, seed, *knobs.values()]
@@ -436,11 +439,10 @@ def make_page(tab: gr.Tab) -> None:
         settings = settings_of([*values[:3], secrets.randbelow(10**6), *values[4:]])
         return settings.seed, *make.made(settings)
 
-    def swept(control, *values, progress=gr.Progress()):  # noqa: B008
-        plot = ""
-        for done, count, plot in make.swept(settings_of(values), control):  # noqa: B007
-            progress((done, count), desc="Making and reading films", unit="films")
-        return plot
+    def swept(control, *values):
+        yield plate.sentence("Making and reading films ..."), ""
+        for done, count, plot in make.swept(settings_of(values), control):
+            yield plate.sentence("" if plot else f"{done} of {count} films made and read."), plot
 
     shown = [view, verdict]
     live = {"show_progress_on": verdict, **PRIVATE}
@@ -462,7 +464,7 @@ def make_page(tab: gr.Tab) -> None:
         **live,
     )
     other.click(another, inputs, [seed, *shown], **live)
-    go.click(swept, [control, *inputs], plot, show_progress_on=plot, **PRIVATE)
+    go.click(swept, [control, *inputs], [told, plot], show_progress="hidden", **PRIVATE)
 
 
 def _segments(settings: Any) -> dict[str, Any]:
@@ -564,7 +566,7 @@ def quiz_page(klass: quizzes.Class) -> gr.Textbox:
 
     def invited(source):
         code = quizzes.new_code(source)
-        return code, quizzes.invitation(code)
+        return code, quizzes.invitation(code), ""
 
     def board_now(code, session):
         return quizzes.board(code, klass, session)
@@ -578,7 +580,7 @@ def quiz_page(klass: quizzes.Class) -> gr.Textbox:
         show_progress_on=go,
         **PRIVATE,
     )
-    fresh.click(invited, source, [code, invite], **PRIVATE)
+    fresh.click(invited, source, [code, invite, problem], **PRIVATE)
     page.submit(answered, game, page, **playing)
     page.select(onwards, [game, session], [page, session, board, game], **playing)
     page.clear(lambda: ("", "", gr.update(visible=True)), None, [page, code, start], **PRIVATE)
@@ -691,8 +693,17 @@ def stress_page(tab: gr.Tab, drop: gr.HTML, row: gr.Number) -> None:
         yield from stresses.mind_changing(*asked(sent, row, hidden, values))
 
     shown = [view, verdict, words]
-    live = {"show_progress": "hidden", **PRIVATE}
-    tab.select(strained, [drop, row, hidden, *sliders], shown, show_progress_on=verdict, **PRIVATE)
+    calm = {"show_progress": "hidden", **PRIVATE}
+    minding = mind.click(minded, [drop, row, hidden, *sliders], [view, words], **calm)
+    live = {"cancels": [minding], **calm}  # its map would paint over the newer film
+    tab.select(
+        strained,
+        [drop, row, hidden, *sliders],
+        shown,
+        show_progress_on=verdict,
+        cancels=[minding],
+        **PRIVATE,
+    )
     gr.on(
         [slider.input for slider in sliders],
         strained,
@@ -703,7 +714,6 @@ def stress_page(tab: gr.Tab, drop: gr.HTML, row: gr.Number) -> None:
     )
     view.select(drawn, [drop, row, *sliders], [hidden, *shown], trigger_mode="always_last", **live)
     undo.click(undone, [drop, row], [hidden, *sliders, *shown], **live)
-    mind.click(minded, [drop, row, hidden, *sliders], [view, words], **live)
 
 
 # ---------------------------------------------------------------------- How good is it? Learn

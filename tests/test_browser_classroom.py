@@ -176,10 +176,12 @@ def test_a_fracture_is_made_and_a_sweep_plotted(visit: Visit) -> None:
     page.get_by_label("Sweep one control").click()
     page.get_by_role("option", name="Exposure").click()
     page.get_by_role("button", name="Sweep it").click()
+    page.locator("#make-words").get_by_text("films made and read").wait_for()
     plot = page.locator(".fx-plot")
     plot.wait_for()
     assert plot.evaluate("e => e.naturalWidth") > 800
     assert "times the right one" in plot.get_attribute("alt")
+    assert not page.locator("#make-words .fx-status").is_visible()
     page.locator(".fx-sweep summary").click()
     assert page.locator(".fx-sweep tbody tr").count() == 9
 
