@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import draw_film
 from PIL import Image
-from running import Running
+from running import Running, run_app
 from test_browser import CONTRAST, Visit, browser  # noqa: F401
 from test_browser import pytestmark as needs_chromium
 
@@ -129,6 +129,46 @@ def test_a_quiz_is_played_to_its_end(visit: Visit) -> None:
     page.get_by_role("button", name="Another quiz").click()
     page.get_by_role("button", name="Start").wait_for()
     assert page.get_by_label("Code (leave it empty").input_value() == ""
+
+
+@pytest.fixture(scope="module")
+def taught(random_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The app with a teacher's folder, partly broken, and results from before it was started."""
+    films, results = tmp_path_factory.mktemp("films"), tmp_path_factory.mktemp("kept")
+    for index in range(5):
+        Image.fromarray(draw_film(300, 240, seed=index)).save(films / f"{index}.png")
+    rows = ["0.png,simple", "lost.png,simple", "1.png,comminuted", "2.png,<b>odd", "3.png,simple"]
+    (films / "labels.csv").write_text("\n".join(["file,label", *rows, "4.png,comminuted", ""]))
+    game = quiz.Game(quiz.new_code(), "Earlier Ada")
+    while game.next:
+        truth = quiz.Truth("Simple", (), 10, 10, "", "", True)
+        game.give(game.next, quiz.Answer("Simple", 90, (0.5, 0.5)), truth)
+    quiz.append_result(results / "quiz-results.csv", quiz.result(game))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRACTURE_FILMS", str(films))
+        patch.setenv("FRACTURE_RESULTS", str(results))
+        with run_app(tmp_path_factory.mktemp("taught"), random_checkpoints, "transfer") as running:
+            yield running
+
+
+def test_broken_rows_are_named_and_the_rest_is_played(browser, taught: Running) -> None:  # noqa: F811
+    visit = Visit(browser, taught.url)
+    page = visit.page
+    open_tab(page, "Quiz")
+    page.get_by_role("button", name="Left out of the teacher's folder: 2").click()
+    for words in ("labels.csv, line 3", "labels.csv, line 5"):
+        page.get_by_text(words).wait_for()
+    assert page.get_by_text("lost.png").is_visible() and page.get_by_text("<b>odd").is_visible()
+    page.get_by_role("button", name="Show the class board").click()
+    page.locator(".fx-board").get_by_text("Earlier Ada").wait_for()  # it survived the restart
+    page.get_by_label("The teacher's", exact=True).check(force=True)
+    page.get_by_role("button", name="Start").click()
+    frame = page.locator("#quiz [data-do=mark]")
+    frame.click()
+    page.locator(".fx-choice", has_text="Simple").click()
+    page.locator("#quiz .fx-go").click()
+    page.get_by_text("Nobody has marked the place on this film").wait_for()
+    visit.leave()
 
 
 def test_a_link_opens_its_quiz(browser, app: Running) -> None:  # noqa: F811

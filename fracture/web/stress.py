@@ -173,7 +173,7 @@ def mind_changing(upload: Upload | None, strain: Strain) -> Iterator[tuple[str, 
     state = None
     places = stress.occlude(film, models.classifier().predict, seconds=SECONDS)
     for count, state in enumerate(places, start=1):
-        if count % 5 == 0:
+        if count == 1 or count % 5 == 0:
             yield _occluded(base, film, strain, state, done=False)
     if state is None:
         yield "", plate.sentence("There is no verdict on this film, so none can change.")
