@@ -251,6 +251,51 @@ def test_the_film_of_the_first_page_is_put_under_strain(visit: Visit, film: Path
     assert rotation.input_value() == "0"
     page.get_by_role("button", name="What would change its mind?").click()
     view.get_by_text("places were hidden, one at a time").wait_for()
+    page.get_by_role("button", name="What would change its mind?").click()
+    page.wait_for_function(  # it has begun anew
+        "() => document.querySelector('#stress-words').textContent.includes('Hiding one place')"
+    )
+    rotation.fill("20")
+    rotation.press("Enter")
+    card.get_by_text("Left alone, the film reads").wait_for()
+    page.wait_for_timeout(1500)  # a map of the film as it was would come now
+    assert view.locator(".fx-minding").count() == 0 and view.locator(".fx-heat").count() == 1
+
+
+def test_on_a_phone_the_film_stays_in_sight_and_a_finger_erases(browser, app: Running) -> None:  # noqa: F811
+    height = 844
+    visit = Visit(browser, app.url, 390, height, has_touch=True, is_mobile=True)
+    page = visit.page
+    open_tab(page, "Stress test")
+    view = page.locator("#stress-view")
+    frame, film = view.locator("[data-do=mark]"), view.locator(".fx-film")
+    view.locator(".fx-heat").wait_for()
+    page.get_by_label("range slider for JPEG quality").scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= height
+    assert view.locator(".fx-now").is_visible()
+    covered = page.evaluate(  # neither the labels that pass beneath nor the header lie over it
+        "([x, y]) => !document.elementFromPoint(x, y).closest('#stress-view')",
+        [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2],
+    )
+    assert not covered
+    before = film.get_attribute("src")
+    assert not page.get_by_role("button", name="Bring it back").is_visible()
+    page.get_by_role("button", name="Erase with a finger").tap()
+    frame.scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    finger = page.context.new_cdp_session(page)
+    for kind, share in (("touchStart", 0.3), ("touchMove", 0.5), ("touchMove", 0.7)):
+        point = {"x": box["x"] + share * box["width"], "y": box["y"] + share * box["height"]}
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.get_by_role("button", name="Bring it back").tap()
+    page.wait_for_function(
+        "old => document.querySelector('#stress-view .fx-film').src === old"
+        " && !document.querySelector('#stress-view [data-do=clear]')",
+        arg=before,
+    )
+    visit.leave()
 
 
 def test_a_reading_is_taken_away_as_pdf_and_png(visit: Visit, film: Path) -> None:
