@@ -188,6 +188,7 @@ def test_a_link_opens_its_quiz(browser, app: Running) -> None:  # noqa: F811
     address = link.inner_text()
     assert address.startswith(app.url) and quiz.read_code(address.split("quiz=")[1])
     assert field.input_value() in address
+    assert visit.page.get_by_text("works on this computer only").is_visible()  # 127.0.0.1
     visit.leave()
 
 

@@ -421,13 +421,20 @@ def invitation(code: str) -> str:
         return ""
     return (
         f'<div class="fx-card fx-invite" role="status"><p>The code for the class: <b>{code}</b></p>'
-        f'<p>or this address: <a href="?quiz={quote(code)}">?quiz={quote(code)}</a></p></div>'
+        f'<p>or this address: <a href="?quiz={quote(code)}">?quiz={quote(code)}</a></p>'
+        '<p class="fx-own fx-small" hidden>This address works on this computer only. Open the page '
+        "by the computer's address in your network, and make the code there.</p></div>"
     )
 
 
-# Writes the whole address out, so that it can be copied from the projector.
+# Writes the whole address out, so that it can be copied from the projector; one that leads no phone
+# here says so.
 INVITE_SCRIPT = """
-watch("value", () => element.querySelectorAll("a").forEach((a) => { a.textContent = a.href; }));
+watch("value", () => {
+  element.querySelectorAll("a").forEach((a) => { a.textContent = a.href; });
+  const own = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+  element.querySelectorAll(".fx-own").forEach((note) => { note.hidden = !own; });
+});
 """
 
 
