@@ -59,7 +59,10 @@ def test_everything_is_on_the_page_but_the_patient() -> None:
     ("said", "wanted"),
     [
         (Prediction("refused", None, {}, ("It is a cat.",)), "No verdict It is a cat."),
-        (Prediction("refused", "Simple", SHARES, ("A cat.",)), "insisted on: simple fracture"),
+        (
+            Prediction("refused", "Simple", SHARES, ("A cat.",)),
+            f"insisted on: simple fracture {report.INSISTED} A cat.",
+        ),
         (Prediction("uncertain", "Simple", SHARES, ()), "Not sure: perhaps simple fracture"),
         (Prediction("ok", "No fracture", SHARES, ()), "diagnosis. Fracture is not"),
     ],
