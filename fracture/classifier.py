@@ -107,8 +107,8 @@ class SingleLookAnalysis:
     problems: tuple[str, ...] = ()
 
     def class_map(self, target: int, method: str) -> np.ndarray:
-        if method == "gradcam" and self.features is not None:
-            heat = cam.closed_form(self.features[0], self.model.head.weight[target])
+        if self.features is not None:
+            heat = cam.closed_form(self.features[0], self.model.head.weight[target], method)
         else:
             heat = cam.library_map(self.model, self.model.cam_layer, self.picture, target, method)
         # Scaled again on the film: the hottest place may have lain on the padding.
