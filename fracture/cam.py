@@ -13,6 +13,7 @@ highest 1, as the library does. A map without any positive evidence is 0 everywh
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -20,6 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 METHODS = ("gradcam", "gradcam++", "hirescam", "eigencam", "layercam")
+
+NO_FRACTURE = "No fracture"
+
+
+def default_target(scores: Mapping[str, float]) -> str:
+    """The class whose map is shown where nobody asks for one; ``scores``: logits or probabilities.
+
+    That is the likeliest class, or the likelier fracture if that is "No fracture": nothing on a
+    film speaks *for* no fracture, but where it looked most suspicious is worth a second look.
+    """
+    fractures = {name: score for name, score in scores.items() if name != NO_FRACTURE}
+    likeliest = max(scores, key=scores.__getitem__)
+    return max(fractures, key=fractures.__getitem__) if likeliest == NO_FRACTURE else likeliest
 
 
 def unit_range(heat: np.ndarray) -> np.ndarray:
