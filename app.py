@@ -15,20 +15,27 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Before Gradio and torch are imported, which read these once.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several readings at once share the cores better
-if "GRADIO_TEMP_DIR" not in os.environ:  # uploads: a folder of our own, gone when the app ends
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="fracture-")
-    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+if "GRADIO_TEMP_DIR" in os.environ:
+    os.makedirs(os.environ["GRADIO_TEMP_DIR"], exist_ok=True)
+# Films and results: a folder of our own, so that all of it may be deleted.
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(
+    prefix="fracture-", dir=os.environ.get("GRADIO_TEMP_DIR")
+)
 
 import gradio as gr
-import numpy as np
+from gradio.state_holder import SessionState
+from PIL import Image
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -50,12 +57,15 @@ from fracture.web.reading import (
     write_table,
 )
 
+UPLOADS = os.environ["GRADIO_TEMP_DIR"]
+atexit.register(shutil.rmtree, UPLOADS, ignore_errors=True)
 HERE = Path(__file__).parent
 WEB = HERE / "fracture" / "web"
 EXAMPLES = HERE / "examples"
 KEEP_SECONDS = 600  # how long an upload or a result may stay on the disk
 # For a class: a folder with films and their labels.csv, and one where quiz results are kept.
 FILMS, RESULTS = os.environ.get("FRACTURE_FILMS"), os.environ.get("FRACTURE_RESULTS")
+SESSIONS = 1000  # visitors whose state (a quiz, say) is kept in memory, the last ones who came
 QUEUE_LENGTH = 64  # readings that may wait; beyond that the page says that the queue is full
 
 TEAL = gr.themes.Color(
@@ -299,7 +309,7 @@ def _within(index: Any, films: Sequence[Upload]) -> int:
 
 def read_file(
     file: Upload | None, model: str, method: str, target: str, insist: bool
-) -> tuple[dict[str, Any], np.ndarray | None]:
+) -> tuple[dict[str, Any], str | None]:
     """Read one film: verdict with every class's probability, and the film under its heatmap."""
     request = Request(model, method, target, insist)
     answer = Answer(failure("No file was sent.", model=model))
@@ -307,7 +317,13 @@ def read_file(
         answer = look(file, request, thumbnail=True)
     picture = None
     if answer.heatmap is not None:
-        picture = pictures.under_heat(answer.film.display, answer.heatmap)
+        # Named by chance: Gradio names a picture after its content, and would write the file anew
+        # for whoever asks the same, while the first who asked is still being sent it.
+        folder = Path(UPLOADS) / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        picture = str(folder / "overlay.jpg")
+        shown = pictures.under_heat(answer.film.display, answer.heatmap)
+        Image.fromarray(shown).save(picture, quality=90)
     return as_json(answer, request), picture
 
 
@@ -761,6 +777,29 @@ def examples() -> list[Path]:
     return sorted(p for p in EXAMPLES.glob("*") if p.suffix in {".png", ".jpg", ".webp"})
 
 
+def remember_less() -> None:
+    """Keep Gradio from remembering what everybody saw last.
+
+    For links to a page's state (`/deep_link`, closed here) it copies the settings of every block
+    for each visitor and each call of the endpoint, and keeps their last values: film and map.
+    """
+    begin = SessionState.__init__
+
+    def begin_empty(self: SessionState, blocks: gr.Blocks) -> None:
+        begin(self, SimpleNamespace(default_config=blocks.default_config, blocks=()))
+
+    SessionState.__init__ = begin_empty
+    SessionState._update_value_in_config = lambda self, key, value: None
+
+
+def _keep_swept(blocks: gr.Blocks) -> None:
+    """Sweep for ever, in a thread of its own."""
+    while True:
+        every, age = blocks.delete_cache
+        time.sleep(every)
+        server.sweep(Path(UPLOADS), age)
+
+
 def build() -> gr.Blocks:
     """Build the app; `launch()` on the result applies this file's look, limits and routes."""
     with gr.Blocks(
@@ -785,6 +824,7 @@ def build() -> gr.Blocks:
                 learn_page()
         blocks.load(from_link, None, [tabs, code], queue=False, api_visibility="private")
     blocks.queue(max_size=QUEUE_LENGTH)
+    threading.Thread(target=_keep_swept, args=(blocks,), name="sweep", daemon=True).start()
 
     routes = [Route("/health", server.health), Route("/atlas/{name}.webp", learn.picture)]
     if evidence.FIGURES_FOLDER.is_dir():
@@ -798,6 +838,7 @@ def build() -> gr.Blocks:
         css_paths=[WEB / "style.css", WEB / "classroom.css"],
         max_file_size=f"{drop_zone.MAX_MEGABYTES}mb",
         footer_links=["api"],
+        state_session_capacity=SESSIONS,
         run_history=False,  # keeps films in the browser's storage otherwise
         enable_monitoring=False,
         ssr_mode=False,
@@ -812,6 +853,7 @@ def build() -> gr.Blocks:
     return blocks
 
 
+remember_less()
 demo = build()
 
 if __name__ == "__main__":

@@ -389,10 +389,10 @@ def explanation_section(values: Json) -> str:
         return f"{title}\n\nNo film with a radiologist's box was read."
     keys = ("hit", "iou", "energy")
     rows = [
-        [f"{name}, map of the {which} class", str(part[which]["films"]),
+        [f"{name}, map {words}", str(part[which]["films"]),
          *(_span(part[which][key]) for key in keys)]
         for name, part in found["methods"].items()
-        for which in ("true", "predicted")
+        for which, words in (("true", "of the true class"), ("predicted", "that the app shows"))
         if part[which]
     ]  # fmt: skip
     if sample := found.get("default_on_sample"):
@@ -412,7 +412,8 @@ def explanation_section(values: Json) -> str:
 
 Against radiologists' boxes on held-out FracAtlas films. Hit: the map's highest point lies in a box.
 IoU: overlap of the boxes and the map above a threshold from other folds. Energy: share of the map
-that lies in the boxes.
+that lies in the boxes. Unless asked for another, the app shows the map of the likeliest class; on a
+film that it calls unbroken, that of the likelier fracture: the place that looked most suspicious.
 
 {_table(["map", "films", "hit", "IoU", "energy"], rows)}
 """

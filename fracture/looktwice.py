@@ -131,7 +131,7 @@ class Sight:
     where:    how the film lies in the locator's input.
     opinion:  float32 (3,), the locator's logits for the film.
     pooled:   float32 (384,), the features under that opinion.
-    patches:  float32 (n, 3, 224, 224), the reader's scaled inputs, and `spots`: where each lies.
+    spots:    where on the film each of the reader's patches lies.
     features: float32 (n, 1280, 7, 7), the reader's last feature maps.
     readings: float32 (n, 3), the reader's logits.
     peaks:    float32 (n,), the height of the map where each patch was cut.
@@ -142,7 +142,6 @@ class Sight:
     where: Geometry
     opinion: np.ndarray
     pooled: np.ndarray
-    patches: Tensor
     spots: tuple[Geometry, ...]
     features: Tensor
     readings: np.ndarray
@@ -188,15 +187,13 @@ class Sight:
         finer one: what lights up was both found and read.
         """
         read = np.zeros(self.place.shape, dtype=np.float32)
+        weights = self.model.reader.head.weight[target]
         for n, spot in enumerate(self.spots):
-            if method == "gradcam":
-                weights = self.model.reader.head.weight[target]
+            if method == "gradcam":  # as strong as the evidence: patches can be compared
                 heat = torch.tensordot(weights, self.features[n], dims=1).clamp(min=0).numpy()
-            else:
-                picture = self.patches[n : n + 1]
-                heat = cam.library_map(
-                    self.model.reader, self.model.reader.cam_layer, picture, target, method
-                )
+            else:  # as the library gives them: the warmest cell of every patch is 1
+                heat = cam.closed_form(self.features[n], weights, method)
+                heat = cam.enlarged(heat, READER_SIZE)
             read += self.weights[n] * self._on_place(heat, spot)
         read /= max(float(read.max()), 1e-7)
         if CLASSES[target] != "No fracture":
@@ -279,7 +276,6 @@ class LookTwice(nn.Module):
             where,
             opinion,
             pooled,
-            patches,
             tuple(spot for _, spot in cuts),
             features,
             readings.numpy(),

@@ -270,6 +270,25 @@ def test_iou_threshold_comes_from_other_parts() -> None:
     assert pointing.map_measures(table, found)["iou"]["value"] == 0
 
 
+def test_the_measured_maps_are_those_that_the_app_shows() -> None:
+    """On a film that is called unbroken: the map of the likelier fracture."""
+    p = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.2, 0.1, 0.7]])
+    assert pointing.shown_classes(p).tolist() == [COMMINUTED, SIMPLE, COMMINUTED]
+    rows = made_up_rows(60)
+    for row in rows:
+        for target, score in row["maps"].get("gradcam", {}).items():
+            row["maps"]["gradcam"][target] = score | {"hit": float(target == SIMPLE)}
+    table = calibrate.Table(rows, np.zeros(len(rows), dtype=int))
+    p = np.tile([0.1, 0.2, 0.7], (len(rows), 1))
+    answers = calibrate.Answers(p, np.zeros(len(rows)), np.zeros(len(rows)))
+    found = pointing.explanation(table, answers)
+    assert found["methods"]["gradcam"]["predicted"]["hit"]["value"] == 1
+    assert found["methods"]["gradcam"]["true"]["hit"]["value"] < 1
+    plan = Plan(fractured=(0, 0, 0, -3), comminuted=(0, 0, -3))  # says so of every film
+    found = pointing.simulated([row for row in rows if row["maps"]], plan, cut=5)
+    assert found["hit"]["value"] == 1 and found["called_fractured"]["value"] == 0
+
+
 def test_explanation(evaluation: dict, table: calibrate.Table) -> None:
     found = evaluation["explanation"]
     hospital = table.broken & (table.source == "fracatlas")
