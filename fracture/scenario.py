@@ -104,9 +104,13 @@ class Choices:
 
 
 def patterns_of(bone: str) -> tuple[str, ...]:
-    """The patterns on offer for a bone; the hand's bones have no greenstick or torus here."""
+    """The patterns on offer for a bone.
+
+    The hand's bones have no greenstick or torus here, and a torus needs the broad end of a bone.
+    """
     _check_name("bone", bone, BONES)
-    return tuple(p for p in PATTERNS if not (bone == "metacarpal" and p in INCOMPLETE))
+    missing = INCOMPLETE if bone == "metacarpal" else () if limb_of(bone).distal else ("torus",)
+    return tuple(p for p in PATTERNS if p not in missing)
 
 
 def choices(bone: str, pattern: str) -> Choices:
@@ -125,7 +129,7 @@ def choices(bone: str, pattern: str) -> Choices:
         return Choices(bone, pattern, (), Range(1, 1, 1), none, none, none, none, none, field)
     if pattern in INCOMPLETE:
         field = Range(round(least * 0.75), round(most * 0.7), round(usual * 0.7))
-        segments = ("shaft",) if pattern == "greenstick" or not limb.distal else ("distal",)
+        segments = ("shaft",) if pattern == "greenstick" else ("distal",)
         bend = Range(4, 25, 12) if pattern == "greenstick" else Range(0, 8, 3)
         return Choices(bone, pattern, segments, Range(1, 1, 1), none, none, bend, none, none, field)
     fragments = {

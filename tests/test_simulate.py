@@ -154,6 +154,7 @@ def test_left_is_the_mirror_of_right() -> None:
         ({"bone": "skull"}, "The bone must be one of"),
         ({"pattern": "crushed"}, "The pattern must be one of"),
         ({"bone": "metacarpal", "pattern": "torus"}, "not on offer"),
+        ({"bone": "fibula", "pattern": "torus"}, "not on offer"),
         ({"fragments": 3}, "The number of fragments of a transverse fracture of a tibia is always"),
         ({"pattern": "multifragmentary", "fragments": 40}, "must be between 5 and 14; got 40"),
         ({"pattern": "multifragmentary", "fragments": 6.5}, "must be whole"),
