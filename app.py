@@ -185,7 +185,9 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
     with gr.Row(visible=False, elem_id="take-away") as take_away:
         table = gr.DownloadButton("Take the table (CSV)", size="md")
         archive = gr.DownloadButton("Take the overlays (zip)", size="md")
-    row = gr.Number(0, visible="hidden", precision=0)  # which film is shown; kept in the browser
+    # which film is shown, and whether its refusal was overruled; both kept in the browser
+    row = gr.Number(0, visible="hidden", precision=0)
+    insisted = gr.Checkbox(False, visible="hidden")
     shown = [view, verdict, insist]
     uploads = drop.GRADIO_CACHE
 
@@ -193,7 +195,7 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
         films = drop_zone.received(sent, uploads)
         request = Request(model, method, target)
         if not films:
-            return [gr.skip()] * 8
+            return [gr.skip()] * 9
         many = ["", gr.update(visible=False), None, None]
         if len(films) > 1:
             folder = Path(uploads) / secrets.token_hex(16)
@@ -203,53 +205,56 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
             rows = read_many(counted, Request(model, method), paths[1])
             write_table(rows, paths[0])
             many = [html.batch_table(rows), gr.update(visible=True), *map(str, paths)]
-        return [*_show(films[0], request, compare), 0, *many]
+        return [*_show(films[0], request, compare), 0, False, *many]
 
-    def changed(sent, row, target, model, method, compare, insist=False):
+    def changed(sent, row, insisted, target, model, method, compare):
         films = drop_zone.received(sent, uploads)
         if not films:
             return [gr.skip()] * 3
-        return _show(films[_within(row, films)], Request(model, method, target, insist), compare)
+        wanted = Request(model, method, target, bool(insisted))
+        return _show(films[_within(row, films)], wanted, compare)
+
+    def anyway(sent, row, *choices):
+        return True, *changed(sent, row, True, *choices)
 
     def opened(event: gr.EventData, sent, target, model, method, compare):
         films = drop_zone.received(sent, uploads)
         if not films:
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         index = _within(getattr(event, "index", 0), films)
-        return [*_show(films[index], Request(model, method, target), compare), index]
+        return [*_show(films[index], Request(model, method, target), compare), index, False]
 
     listen = {"show_progress_on": verdict, **PRIVATE}
     reading = drop.upload(
         dropped,
         [drop, *choices],
-        [*shown, row, batch, take_away, table, archive],
+        [*shown, row, insisted, batch, take_away, table, archive],
         **listen,
     )
     reading.then(None, js=drop_zone.DONE)
     gr.on(
         [choice.input for choice in choices],
         changed,
-        [drop, row, *choices],
+        [drop, row, insisted, *choices],
         shown,
         trigger_mode="always_last",
         **listen,
     )
-    anyway = functools.partial(changed, insist=True)
-    insist.click(anyway, [drop, row, *choices], shown, **listen)
-    batch.select(opened, [drop, *choices], [*shown, row], **listen)
+    insist.click(anyway, [drop, row, *choices], [insisted, *shown], **listen)
+    batch.select(opened, [drop, *choices], [*shown, row, insisted], **listen)
 
-    def taken_away(kind, sent, row, target, model, method):
+    def taken_away(kind, sent, row, insisted, target, model, method):
         films = drop_zone.received(sent, uploads)
         if not films:
             return "", plate.sentence("Drop a film first.")
-        wanted = Request(model, method, target)
+        wanted = Request(model, method, target, bool(insisted))
         file, words = take.download(films[_within(row, films)], wanted, kind)
         return file, plate.sentence(words)
 
     for button, kind in ((as_pdf, "pdf"), (as_png, "png")):
         button.click(
             functools.partial(taken_away, kind),
-            [drop, row, *choices[:3]],
+            [drop, row, insisted, *choices[:3]],
             [saved, taken],
             show_progress_on=button,
             **PRIVATE,
@@ -410,7 +415,10 @@ def make_page(tab: gr.Tab) -> None:
                     label="Sweep one control and see how the answer follows",
                 )  # fmt: skip
                 go = gr.Button("Sweep it", variant="primary", size="md")
-    plot = gr.HTML(apply_default_css=False, elem_id="make-plot")
+                told = gr.HTML(
+                    html_template=ANNOUNCED, apply_default_css=False, elem_id="make-words"
+                )
+    plot = gr.HTML(js_on_load=make.PLOT_SCRIPT, apply_default_css=False, elem_id="make-plot")
     seed = gr.Number(first.seed, visible="hidden", precision=0)
     begun = gr.State(False)
     inputs = [bone, pattern, segment, seed, *knobs.values()]
@@ -447,11 +455,10 @@ def make_page(tab: gr.Tab) -> None:
         settings = settings_of([*values[:3], secrets.randbelow(10**6), *values[4:]])
         return settings.seed, *make.made(settings)
 
-    def swept(control, *values, progress=gr.Progress()):  # noqa: B008
-        plot = ""
-        for done, count, plot in make.swept(settings_of(values), control):  # noqa: B007
-            progress((done, count), desc="Making and reading films", unit="films")
-        return plot
+    def swept(control, *values):
+        yield plate.sentence("Making and reading films ..."), ""
+        for done, count, plot in make.swept(settings_of(values), control):
+            yield plate.sentence("" if plot else f"{done} of {count} films made and read."), plot
 
     shown = [view, verdict]
     live = {"show_progress_on": verdict, **PRIVATE}
@@ -473,7 +480,7 @@ def make_page(tab: gr.Tab) -> None:
         **live,
     )
     other.click(another, inputs, [seed, *shown], **live)
-    go.click(swept, [control, *inputs], plot, show_progress_on=plot, **PRIVATE)
+    go.click(swept, [control, *inputs], [told, plot], show_progress="hidden", **PRIVATE)
 
 
 def _segments(settings: Any) -> dict[str, Any]:
@@ -575,7 +582,7 @@ def quiz_page(klass: quizzes.Class) -> gr.Textbox:
 
     def invited(source):
         code = quizzes.new_code(source)
-        return code, quizzes.invitation(code)
+        return code, quizzes.invitation(code), ""
 
     def board_now(code, session):
         return quizzes.board(code, klass, session)
@@ -589,7 +596,7 @@ def quiz_page(klass: quizzes.Class) -> gr.Textbox:
         show_progress_on=go,
         **PRIVATE,
     )
-    fresh.click(invited, source, [code, invite], **PRIVATE)
+    fresh.click(invited, source, [code, invite, problem], **PRIVATE)
     page.submit(answered, game, page, **playing)
     page.select(onwards, [game, session], [page, session, board, game], **playing)
     page.clear(lambda: ("", "", gr.update(visible=True)), None, [page, code, start], **PRIVATE)
@@ -702,8 +709,17 @@ def stress_page(tab: gr.Tab, drop: gr.HTML, row: gr.Number) -> None:
         yield from stresses.mind_changing(*asked(sent, row, hidden, values))
 
     shown = [view, verdict, words]
-    live = {"show_progress": "hidden", **PRIVATE}
-    tab.select(strained, [drop, row, hidden, *sliders], shown, show_progress_on=verdict, **PRIVATE)
+    calm = {"show_progress": "hidden", **PRIVATE}
+    minding = mind.click(minded, [drop, row, hidden, *sliders], [view, words], **calm)
+    live = {"cancels": [minding], **calm}  # its map would paint over the newer film
+    tab.select(
+        strained,
+        [drop, row, hidden, *sliders],
+        shown,
+        show_progress_on=verdict,
+        cancels=[minding],
+        **PRIVATE,
+    )
     gr.on(
         [slider.input for slider in sliders],
         strained,
@@ -714,7 +730,6 @@ def stress_page(tab: gr.Tab, drop: gr.HTML, row: gr.Number) -> None:
     )
     view.select(drawn, [drop, row, *sliders], [hidden, *shown], trigger_mode="always_last", **live)
     undo.click(undone, [drop, row], [hidden, *sliders, *shown], **live)
-    mind.click(minded, [drop, row, hidden, *sliders], [view, words], **live)
 
 
 # ---------------------------------------------------------------------- How good is it? Learn

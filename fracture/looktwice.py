@@ -15,6 +15,7 @@ work, as a reader does (compare GMIC, Shen et al. 2021, Medical Image Analysis 6
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -95,12 +96,14 @@ class Plan:
     a hundredth of a hospital film. `fractured` weighs (locator, reader, map's peak, 1) to the
     log-odds of a fracture, `comminuted` weighs (locator, reader, 1) to the log-odds of comminuted
     among the fractured: two logistic regressions fitted on held-out folds, which also calibrate.
+    `mirrored`: the first look is the mean of one at the film and one at its mirror image.
     """
 
     places: int = 2
     sides: tuple[float, ...] = (1.1, 1.8)
     fractured: tuple[float, float, float, float] = (0.5, 0.5, 0.0, 0.0)
     comminuted: tuple[float, float, float] = (0.5, 0.5, 0.0)
+    mirrored: bool = True
 
     @classmethod
     def from_metadata(cls, values: Mapping[str, Any]) -> Plan:
@@ -148,7 +151,7 @@ class Sight:
     def evidence(self) -> tuple[np.ndarray, np.ndarray]:
         """What `Plan.fractured` (4,) and `Plan.comminuted` (3,) weigh."""
         reading = self.weights @ self.readings
-        peak = log_odds(self.place.max())
+        peak = log_odds(self.peaks.max())
         fractured = [
             np.logaddexp(logits[0], logits[1]) - logits[2] for logits in (self.opinion, reading)
         ]
@@ -237,6 +240,12 @@ class LookTwice(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, -1.0)  # until `fracture.gate.fit_gate`, let all pass
 
+    def with_plan(self, plan: Plan) -> LookTwice:
+        """The same networks, looking by another plan."""
+        other = copy.copy(self)
+        other.plan = plan
+        return other
+
     def analyse(self, film: Film) -> Sight:
         """See `fracture.classifier.Network`."""
         sight = self.look(film.pixels)
@@ -280,11 +289,17 @@ class LookTwice(nn.Module):
         whole, where = letterbox(pixels, LOCATOR_SIZE[::-1] if lies else LOCATOR_SIZE)
         if lies:  # the locator knows such films lying on their side only
             whole = np.ascontiguousarray(np.rot90(whole))
-        place, opinion, pooled = self.locator.look(self.input.scale(torch.from_numpy(whole)[None]))
-        place = place[0, 0].sigmoid().numpy()
+        films = self.input.scale(torch.from_numpy(whole)[None])
+        if self.plan.mirrored:
+            films = torch.cat([films, films.flip(-1)])
+        places, opinions, pooled = self.locator.look(films)
+        places = places[:, 0].sigmoid()
+        if self.plan.mirrored:
+            places = torch.stack([places[0], places[1].flip(-1)])
+        place = places.mean(0).numpy()
         if lies:
             place = np.ascontiguousarray(np.rot90(place, -1))
-        return place, where, opinion[0].numpy(), pooled[0].numpy()
+        return place, where, opinions.mean(0).numpy(), pooled.mean(0).numpy()
 
 
 def patch_boxes(

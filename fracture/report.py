@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOTICE = "For teaching, not for diagnosis. Fracture is not a medical device."
+INSISTED = "The film was refused, and a verdict was asked for all the same. Do not trust it."
 A4 = (8.27, 11.69)  # inches
 LONGEST = 1400  # pixels of a film on the page: sharp in print, small as a file
 COLORS = {"Simple": "#1263b3", "Comminuted": "#b3400a", "No fracture": "#1b7a4b"}
@@ -100,7 +101,10 @@ def _drawn(page: Page, today: dt.date | None) -> Figure:
           color=COLORS.get(prediction.label or "", INK))  # fmt: skip
     if prediction.probabilities:
         _bars(figure.add_axes((0.24, 0.235, 0.58, 0.095)), prediction)
-    lines = [line for reason in prediction.reasons for line in textwrap.wrap(reason, 98)]
+    reasons = prediction.reasons
+    if prediction.status == "refused" and prediction.label is not None:
+        reasons = (INSISTED, *reasons)
+    lines = [line for reason in reasons for line in textwrap.wrap(reason, 98)]
     if len(lines) > 5:
         lines = [*lines[:5], "…"]
     write(0.07, 0.205, "\n".join(lines), fontsize=10, color=INK, va="top", linespacing=1.35)

@@ -419,7 +419,13 @@ def ray_of(settings: Settings) -> int:
 
 
 def ao_code(settings: Settings) -> str:
-    """AO/OTA 2018 code of the fracture (a child's incomplete one: PCCF); "" for an intact bone."""
+    """AO/OTA 2018 code of the fracture (a child's incomplete one: PCCF); "" for an intact bone.
+
+    Meinberg et al., J Orthop Trauma 2018; 32 (Suppl 1): types of the shaft and of the lower ends
+    outside the joint as in the AO Foundation's booklet to it (12A3, 2R3A2, 33A3, 43A3). A torus or
+    greenstick fracture is M/2.1 at an end and D/2.1 in the shaft (AO Surgery Reference: 11-M/2.1,
+    42t-D/2.1), with r, u, t or f after the segment where one of two bones is meant.
+    """
     bone, pattern = settings.bone, settings.pattern
     if pattern == "intact":
         return ""

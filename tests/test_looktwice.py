@@ -70,6 +70,22 @@ def test_a_weak_second_peak_and_the_padding_are_not_read() -> None:
     assert 0 < boxes[0].left + boxes[0].width / 2 < 100
 
 
+@pytest.mark.parametrize("shape", [(448, 384), (384, 448)])
+def test_a_mirrored_film_is_found_mirrored(shape: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    pixels = film(*shape)
+    across = (slice(None), slice(None, None, -1)) if shape[0] > shape[1] else slice(None, None, -1)
+    for mirrored in (True, False):
+        model = LookTwice(Plan(mirrored=mirrored)).eval()
+        torch.nn.init.normal_(model.locator.place.weight)  # a map with highs and lows
+        place, _, opinion, pooled = model.find(pixels)
+        other, _, opinion_too, pooled_too = model.find(np.ascontiguousarray(pixels[across]))
+        assert np.allclose(place, other[across], atol=1e-5) == mirrored
+        assert np.allclose(opinion, opinion_too, atol=1e-5) == mirrored
+        assert np.allclose(pooled, pooled_too, atol=1e-5) == mirrored
+    assert np.ptp(place) > 1e-3
+
+
 def test_the_map_needs_both_the_place_and_the_reading(model: LookTwice) -> None:
     sight = model.look(film(448, 384))
     place = np.zeros_like(sight.place)

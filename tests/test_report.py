@@ -66,7 +66,10 @@ def test_an_unbroken_films_map_is_called_what_it_is() -> None:
     ("said", "wanted"),
     [
         (Prediction("refused", None, {}, ("It is a cat.",)), "No verdict It is a cat."),
-        (Prediction("refused", "Simple", SHARES, ("A cat.",)), "insisted on: simple fracture"),
+        (
+            Prediction("refused", "Simple", SHARES, ("A cat.",)),
+            f"insisted on: simple fracture {report.INSISTED} A cat.",
+        ),
         (Prediction("uncertain", "Simple", SHARES, ()), "Not sure: perhaps simple fracture"),
         (Prediction("ok", "No fracture", SHARES, ()), "diagnosis. Fracture is not"),
     ],
