@@ -25,6 +25,7 @@ from typing import Any
 # Before Gradio and torch are imported, which read these once.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # who asked when: kept in memory even so
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several readings at once share the cores better
 if "GRADIO_TEMP_DIR" in os.environ:
     os.makedirs(os.environ["GRADIO_TEMP_DIR"], exist_ok=True)
@@ -62,10 +63,12 @@ atexit.register(shutil.rmtree, UPLOADS, ignore_errors=True)
 HERE = Path(__file__).parent
 WEB = HERE / "fracture" / "web"
 EXAMPLES = HERE / "examples"
-KEEP_SECONDS = 600  # how long an upload or a result may stay on the disk
+KEEP_SECONDS = 600  # how long an upload or a result may stay on the disk,
+SWEEP_SECONDS = 10  # and how often it is looked for
 # For a class: a folder with films and their labels.csv, and one where quiz results are kept.
 FILMS, RESULTS = os.environ.get("FRACTURE_FILMS"), os.environ.get("FRACTURE_RESULTS")
 SESSIONS = 1000  # visitors whose state (a quiz, say) is kept in memory, the last ones who came
+WAITING = 256  # visitors whose answers are kept until they fetch them, the last ones who asked
 QUEUE_LENGTH = 64  # readings that may wait; beyond that the page says that the queue is full
 
 TEAL = gr.themes.Color(
@@ -793,11 +796,12 @@ def remember_less() -> None:
 
 
 def _keep_swept(blocks: gr.Blocks) -> None:
-    """Sweep for ever, in a thread of its own."""
+    """Sweep for ever, in a thread of its own, and let Gradio forget the names of what is gone."""
     while True:
-        every, age = blocks.delete_cache
-        time.sleep(every)
-        server.sweep(Path(UPLOADS), age)
+        time.sleep(SWEEP_SECONDS)
+        server.sweep(Path(UPLOADS), KEEP_SECONDS)
+        for names in blocks.temp_file_sets:
+            names -= {name for name in list(names) if not os.path.exists(name)}
 
 
 def build() -> gr.Blocks:
@@ -805,7 +809,6 @@ def build() -> gr.Blocks:
     with gr.Blocks(
         title="Fracture: simple or comminuted?",
         analytics_enabled=False,
-        delete_cache=(60, KEEP_SECONDS),
         fill_width=True,
     ) as blocks:
         gr.HTML(HEADER, js_on_load=SWITCH_THEME, apply_default_css=False, elem_id="header")
@@ -824,6 +827,8 @@ def build() -> gr.Blocks:
                 learn_page()
         blocks.load(from_link, None, [tabs, code], queue=False, api_visibility="private")
     blocks.queue(max_size=QUEUE_LENGTH)
+    # Gradio's 2,000 answers that nobody fetched would take a gigabyte.
+    blocks._queue.pending_messages_per_session.max_size = WAITING
     threading.Thread(target=_keep_swept, args=(blocks,), name="sweep", daemon=True).start()
 
     routes = [Route("/health", server.health), Route("/atlas/{name}.webp", learn.picture)]

@@ -354,19 +354,31 @@ def report(clients: int, watch: Watch, seconds: float) -> dict[str, Any]:
         shares = np.percentile(watch.seconds, [50, 95, 99]).tolist()
         found |= dict(zip(PACE[1:], np.round(shares, 3).tolist(), strict=True))
     if len(watch.memory) > 1:
-        last = watch.memory[-1]
-        warm = next(m for m in watch.memory if m[1] >= WARM_UP * last[1])
+        warm, last = held(watch, WARM_UP), held(watch, 0.9)
         found["memory_mb"] = {
             "first": round(watch.memory[0][2], 1),
-            "warm": round(warm[2], 1),
-            "last": round(last[2], 1),
-            "growth_after_warm_up": round(last[2] / warm[2] - 1, 4),
+            "warm": round(warm, 1),
+            "last": round(last, 1),
+            "most": round(max(mb for _, _, mb in watch.memory), 1),
+            "growth_after_warm_up": round(last / warm - 1, 4),
         }
         step = max(1, len(watch.memory) // 60)
         found["memory_over_time"] = [
             [round(s), done, round(mb, 1)] for s, done, mb in watch.memory[::step]
         ]
     return found
+
+
+def held(watch: Watch, share: float) -> float:
+    """Median memory in MB over the tenth of a run's requests that begins at `share` of them.
+
+    A single look says little: a reading of a large film takes 100 MB for as long as it lasts.
+    """
+    requests = watch.memory[-1][1]
+    later = [(done, mb) for _, done, mb in watch.memory if done >= share * requests]
+    # in a short run nobody may have looked during that tenth: then the first look after it
+    end = max((share + 0.1) * requests, later[0][0])
+    return float(np.median([mb for done, mb in later if done <= end]))
 
 
 def in_words(machine: dict[str, Any]) -> str:

@@ -64,12 +64,12 @@ def test_the_page_is_built_without_torch_and_keeps_nothing_long() -> None:
     heavy = ["torch", "torchvision", "timm", "pytorch_grad_cam", "matplotlib", "pydicom", "scipy"]
     code = (
         f"import app, sys; print([m for m in {heavy} if m in sys.modules]);"
-        "print(app.demo.delete_cache, app.demo.analytics_enabled)"
+        "print(app.KEEP_SECONDS, app.demo.analytics_enabled)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
     )
-    assert done.stdout.split("\n")[:2] == ["[]", "(60, 600) False"], done.stderr
+    assert done.stdout.split("\n")[:2] == ["[]", "600 False"], done.stderr
 
 
 def test_page_health_and_headers(app: Running) -> None:

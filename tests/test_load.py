@@ -137,6 +137,10 @@ def test_the_report_counts() -> None:
     assert (found["answered"], found["queue_full"], found["requests_per_second"]) == (100, 3, 10.0)
     assert (found["p50_s"], found["p99_s"]) == (0.1, 1.0)
     assert found["memory_mb"]["growth_after_warm_up"] == pytest.approx(0.05)
+    # a film that is being read at the last look is no growth
+    watch.memory = [(float(n), n, 200.0 + 90 * (n == 100)) for n in range(101)]
+    memory = report(4, watch, 10.0)["memory_mb"]
+    assert (memory["growth_after_warm_up"], memory["most"]) == (0, 290)
     assert report(1, Watch(failed=["x"]), 1.0)["failed"] == ["x"]
 
 

@@ -448,11 +448,12 @@ def test_nothing_about_a_film_is_kept_or_logged(random_checkpoints: Path, tmp_pa
 
 
 def test_no_visitor_is_remembered(tmp_path: Path) -> None:
-    """Gradio would keep each session's last answer in memory, and every block's settings."""
+    """Gradio would keep each session's last answer in memory, every block's settings, each file's
+    name and each request's time; and answers that nobody fetched, by the thousand."""
     path = tmp_path / "Quennevale.png"
     path.write_bytes(b"no film")
     code = f"""
-import app
+import app, httpx, time
 from gradio_client import Client, handle_file
 _, url, _ = app.demo.launch(prevent_thread_lock=True, quiet=True)
 client = Client(url, verbose=False)
@@ -460,6 +461,16 @@ said, _ = client.predict(file=handle_file({str(path)!r}), api_name="/read")
 print(said["file"], said["status"])
 sessions = app.demo.state_holder.session_data.values()
 print(len(sessions) > 0, [part for session in sessions for part in session.components])
+print(any(app.demo.temp_file_sets))
+app.KEEP_SECONDS, until = 0, time.monotonic() + 60
+while any(app.demo.temp_file_sets) and time.monotonic() < until:
+    time.sleep(0.2)
+print(app.demo.temp_file_sets[0])
+for number in range(300):
+    body = {{"data": [None, "default", "gradcam", "verdict", False]}}
+    httpx.post(url + "gradio_api/call/read", json=body, trust_env=False)
+queue = app.demo._queue
+print(len(queue.pending_messages_per_session), len(queue.event_analytics))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -470,7 +481,8 @@ print(len(sessions) > 0, [part for session in sessions for part in session.compo
         timeout=PATIENCE,
         check=False,
     )
-    assert done.stdout.splitlines() == ["Quennevale.png error", "True []"], done.stderr[-2000:]
+    lines = ["Quennevale.png error", "True []", "True", "set()", "256 100"]
+    assert done.stdout.splitlines() == lines, done.stderr[-2000:]
 
 
 def test_the_sweep_takes_what_is_old_and_nothing_else(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class LoadLater:
 def sweep(folder: Path, age: float) -> None:
     """Delete what lies below `folder`: files older than `age` seconds, and folders left empty.
 
-    Gradio deletes too, but its task ends for good when an upload arrives while it looks around.
+    Gradio could delete, too, but its task ends for good when an upload arrives while it looks.
     """
     oldest = time.time() - age
     for place, _, names in os.walk(folder, topdown=False):
