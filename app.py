@@ -15,20 +15,28 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Before Gradio and torch are imported, which read these once.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # who asked when: kept in memory even so
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several readings at once share the cores better
-if "GRADIO_TEMP_DIR" not in os.environ:  # uploads: a folder of our own, gone when the app ends
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="fracture-")
-    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+if "GRADIO_TEMP_DIR" in os.environ:
+    os.makedirs(os.environ["GRADIO_TEMP_DIR"], exist_ok=True)
+# Films and results: a folder of our own, so that all of it may be deleted.
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(
+    prefix="fracture-", dir=os.environ.get("GRADIO_TEMP_DIR")
+)
 
 import gradio as gr
-import numpy as np
+from gradio.state_holder import SessionState
+from PIL import Image
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -61,12 +69,17 @@ from fracture.web.reading import (
     write_table,
 )
 
+UPLOADS = os.environ["GRADIO_TEMP_DIR"]
+atexit.register(shutil.rmtree, UPLOADS, ignore_errors=True)
 HERE = Path(__file__).parent
 WEB = HERE / "fracture" / "web"
 EXAMPLES = HERE / "examples"
-KEEP_SECONDS = 600  # how long an upload or a result may stay on the disk
+KEEP_SECONDS = 600  # how long an upload or a result may stay on the disk,
+SWEEP_SECONDS = 10  # and how often it is looked for
 # For a class: a folder with films and their labels.csv, and one where quiz results are kept.
 FILMS, RESULTS = os.environ.get("FRACTURE_FILMS"), os.environ.get("FRACTURE_RESULTS")
+SESSIONS = 1000  # visitors whose state (a quiz, say) is kept in memory, the last ones who came
+WAITING = 256  # visitors whose answers are kept until they fetch them, the last ones who asked
 QUEUE_LENGTH = 64  # readings that may wait; beyond that the page says that the queue is full
 
 TEAL = gr.themes.Color(
@@ -186,7 +199,9 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
     with gr.Row(visible=False, elem_id="take-away") as take_away:
         table = gr.DownloadButton("Take the table (CSV)", size="md")
         archive = gr.DownloadButton("Take the overlays (zip)", size="md")
-    row = gr.Number(0, visible="hidden", precision=0)  # which film is shown; kept in the browser
+    # which film is shown, and whether its refusal was overruled; both kept in the browser
+    row = gr.Number(0, visible="hidden", precision=0)
+    insisted = gr.Checkbox(False, visible="hidden")
     shown = [view, verdict, insist]
     uploads = drop.GRADIO_CACHE
 
@@ -194,7 +209,7 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
         films = drop_zone.received(sent, uploads)
         request = Request(model, method, target)
         if not films:
-            return [gr.skip()] * 8
+            return [gr.skip()] * 9
         many = ["", gr.update(visible=False), None, None]
         if len(films) > 1:
             folder = Path(uploads) / secrets.token_hex(16)
@@ -204,53 +219,56 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
             rows = read_many(counted, Request(model, method), paths[1])
             write_table(rows, paths[0])
             many = [html.batch_table(rows), gr.update(visible=True), *map(str, paths)]
-        return [*_show(films[0], request, compare), 0, *many]
+        return [*_show(films[0], request, compare), 0, False, *many]
 
-    def changed(sent, row, target, model, method, compare, insist=False):
+    def changed(sent, row, insisted, target, model, method, compare):
         films = drop_zone.received(sent, uploads)
         if not films:
             return [gr.skip()] * 3
-        return _show(films[_within(row, films)], Request(model, method, target, insist), compare)
+        wanted = Request(model, method, target, bool(insisted))
+        return _show(films[_within(row, films)], wanted, compare)
+
+    def anyway(sent, row, *choices):
+        return True, *changed(sent, row, True, *choices)
 
     def opened(event: gr.EventData, sent, target, model, method, compare):
         films = drop_zone.received(sent, uploads)
         if not films:
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         index = _within(getattr(event, "index", 0), films)
-        return [*_show(films[index], Request(model, method, target), compare), index]
+        return [*_show(films[index], Request(model, method, target), compare), index, False]
 
     listen = {"show_progress_on": verdict, **PRIVATE}
     reading = drop.upload(
         dropped,
         [drop, *choices],
-        [*shown, row, batch, take_away, table, archive],
+        [*shown, row, insisted, batch, take_away, table, archive],
         **listen,
     )
     reading.then(None, js=drop_zone.DONE)
     gr.on(
         [choice.input for choice in choices],
         changed,
-        [drop, row, *choices],
+        [drop, row, insisted, *choices],
         shown,
         trigger_mode="always_last",
         **listen,
     )
-    anyway = functools.partial(changed, insist=True)
-    insist.click(anyway, [drop, row, *choices], shown, **listen)
-    batch.select(opened, [drop, *choices], [*shown, row], **listen)
+    insist.click(anyway, [drop, row, *choices], [insisted, *shown], **listen)
+    batch.select(opened, [drop, *choices], [*shown, row, insisted], **listen)
 
-    def taken_away(kind, sent, row, target, model, method):
+    def taken_away(kind, sent, row, insisted, target, model, method):
         films = drop_zone.received(sent, uploads)
         if not films:
             return "", plate.sentence("Drop a film first.")
-        wanted = Request(model, method, target)
+        wanted = Request(model, method, target, bool(insisted))
         file, words = take.download(films[_within(row, films)], wanted, kind)
         return file, plate.sentence(words)
 
     for button, kind in ((as_pdf, "pdf"), (as_png, "png")):
         button.click(
             functools.partial(taken_away, kind),
-            [drop, row, *choices[:3]],
+            [drop, row, insisted, *choices[:3]],
             [saved, taken],
             show_progress_on=button,
             **PRIVATE,
@@ -305,7 +323,7 @@ def _within(index: Any, films: Sequence[Upload]) -> int:
 
 def read_file(
     file: Upload | None, model: str, method: str, target: str, insist: bool
-) -> tuple[dict[str, Any], np.ndarray | None]:
+) -> tuple[dict[str, Any], str | None]:
     """Read one film: verdict with every class's probability, and the film under its heatmap."""
     request = Request(model, method, target, insist)
     answer = Answer(failure("No file was sent.", model=model))
@@ -313,7 +331,13 @@ def read_file(
         answer = look(file, request, thumbnail=True)
     picture = None
     if answer.heatmap is not None:
-        picture = pictures.under_heat(answer.film.display, answer.heatmap)
+        # Named by chance: Gradio names a picture after its content, and would write the file anew
+        # for whoever asks the same, while the first who asked is still being sent it.
+        folder = Path(UPLOADS) / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        picture = str(folder / "overlay.jpg")
+        shown = pictures.under_heat(answer.film.display, answer.heatmap)
+        Image.fromarray(shown).save(picture, quality=90)
     return as_json(answer, request), picture
 
 
@@ -405,7 +429,10 @@ def make_page(tab: gr.Tab) -> None:
                     label="Sweep one control and see how the answer follows",
                 )  # fmt: skip
                 go = gr.Button("Sweep it", variant="primary", size="md")
-    plot = gr.HTML(apply_default_css=False, elem_id="make-plot")
+                told = gr.HTML(
+                    html_template=ANNOUNCED, apply_default_css=False, elem_id="make-words"
+                )
+    plot = gr.HTML(js_on_load=make.PLOT_SCRIPT, apply_default_css=False, elem_id="make-plot")
     seed = gr.Number(first.seed, visible="hidden", precision=0)
     begun = gr.State(False)
     inputs = [bone, pattern, segment, seed, *knobs.values()]
@@ -442,11 +469,10 @@ def make_page(tab: gr.Tab) -> None:
         settings = settings_of([*values[:3], secrets.randbelow(10**6), *values[4:]])
         return settings.seed, *make.made(settings)
 
-    def swept(control, *values, progress=gr.Progress()):  # noqa: B008
-        plot = ""
-        for done, count, plot in make.swept(settings_of(values), control):  # noqa: B007
-            progress((done, count), desc="Making and reading films", unit="films")
-        return plot
+    def swept(control, *values):
+        yield plate.sentence("Making and reading films ..."), ""
+        for done, count, plot in make.swept(settings_of(values), control):
+            yield plate.sentence("" if plot else f"{done} of {count} films made and read."), plot
 
     shown = [view, verdict]
     live = {"show_progress_on": verdict, **PRIVATE}
@@ -468,7 +494,7 @@ def make_page(tab: gr.Tab) -> None:
         **live,
     )
     other.click(another, inputs, [seed, *shown], **live)
-    go.click(swept, [control, *inputs], plot, show_progress_on=plot, **PRIVATE)
+    go.click(swept, [control, *inputs], [told, plot], show_progress="hidden", **PRIVATE)
 
 
 def _segments(settings: Any) -> dict[str, Any]:
@@ -570,7 +596,7 @@ def quiz_page(klass: quizzes.Class) -> gr.Textbox:
 
     def invited(source):
         code = quizzes.new_code(source)
-        return code, quizzes.invitation(code)
+        return code, quizzes.invitation(code), ""
 
     def board_now(code, session):
         return quizzes.board(code, klass, session)
@@ -584,7 +610,7 @@ def quiz_page(klass: quizzes.Class) -> gr.Textbox:
         show_progress_on=go,
         **PRIVATE,
     )
-    fresh.click(invited, source, [code, invite], **PRIVATE)
+    fresh.click(invited, source, [code, invite, problem], **PRIVATE)
     page.submit(answered, game, page, **playing)
     page.select(onwards, [game, session], [page, session, board, game], **playing)
     page.clear(lambda: ("", "", gr.update(visible=True)), None, [page, code, start], **PRIVATE)
@@ -697,8 +723,17 @@ def stress_page(tab: gr.Tab, drop: gr.HTML, row: gr.Number) -> None:
         yield from stresses.mind_changing(*asked(sent, row, hidden, values))
 
     shown = [view, verdict, words]
-    live = {"show_progress": "hidden", **PRIVATE}
-    tab.select(strained, [drop, row, hidden, *sliders], shown, show_progress_on=verdict, **PRIVATE)
+    calm = {"show_progress": "hidden", **PRIVATE}
+    minding = mind.click(minded, [drop, row, hidden, *sliders], [view, words], **calm)
+    live = {"cancels": [minding], **calm}  # its map would paint over the newer film
+    tab.select(
+        strained,
+        [drop, row, hidden, *sliders],
+        shown,
+        show_progress_on=verdict,
+        cancels=[minding],
+        **PRIVATE,
+    )
     gr.on(
         [slider.input for slider in sliders],
         strained,
@@ -709,7 +744,6 @@ def stress_page(tab: gr.Tab, drop: gr.HTML, row: gr.Number) -> None:
     )
     view.select(drawn, [drop, row, *sliders], [hidden, *shown], trigger_mode="always_last", **live)
     undo.click(undone, [drop, row], [hidden, *sliders, *shown], **live)
-    mind.click(minded, [drop, row, hidden, *sliders], [view, words], **live)
 
 
 # ---------------------------------------------------------------------- How good is it? Learn
@@ -757,12 +791,35 @@ def examples() -> list[Path]:
     return sorted(p for p in EXAMPLES.glob("*") if p.suffix in {".png", ".jpg", ".webp"})
 
 
+def remember_less() -> None:
+    """Keep Gradio from remembering what everybody saw last.
+
+    For links to a page's state (`/deep_link`, closed here) it copies the settings of every block
+    for each visitor and each call of the endpoint, and keeps their last values: film and map.
+    """
+    begin = SessionState.__init__
+
+    def begin_empty(self: SessionState, blocks: gr.Blocks) -> None:
+        begin(self, SimpleNamespace(default_config=blocks.default_config, blocks=()))
+
+    SessionState.__init__ = begin_empty
+    SessionState._update_value_in_config = lambda self, key, value: None
+
+
+def _keep_swept(blocks: gr.Blocks) -> None:
+    """Sweep for ever, in a thread of its own, and let Gradio forget the names of what is gone."""
+    while True:
+        time.sleep(SWEEP_SECONDS)
+        server.sweep(Path(UPLOADS), KEEP_SECONDS)
+        for names in blocks.temp_file_sets:
+            names -= {name for name in list(names) if not os.path.exists(name)}
+
+
 def build() -> gr.Blocks:
     """Build the app; `launch()` on the result applies this file's look, limits and routes."""
     with gr.Blocks(
         title="Fracture: simple or comminuted?",
         analytics_enabled=False,
-        delete_cache=(60, KEEP_SECONDS),
         fill_width=True,
     ) as blocks:
         gr.HTML(HEADER, js_on_load=SWITCH_THEME, apply_default_css=False, elem_id="header")
@@ -781,6 +838,9 @@ def build() -> gr.Blocks:
                 learn_page()
         blocks.load(from_link, None, [tabs, code], queue=False, api_visibility="private")
     blocks.queue(max_size=QUEUE_LENGTH)
+    # Gradio's 2,000 answers that nobody fetched would take a gigabyte.
+    blocks._queue.pending_messages_per_session.max_size = WAITING
+    threading.Thread(target=_keep_swept, args=(blocks,), name="sweep", daemon=True).start()
 
     routes = [Route("/health", server.health), Route("/atlas/{name}.webp", learn.picture)]
     if evidence.FIGURES_FOLDER.is_dir():
@@ -794,6 +854,7 @@ def build() -> gr.Blocks:
         css_paths=[WEB / "style.css", WEB / "classroom.css"],
         max_file_size=f"{drop_zone.MAX_MEGABYTES}mb",
         footer_links=["api"],
+        state_session_capacity=SESSIONS,
         run_history=False,  # keeps films in the browser's storage otherwise
         enable_monitoring=False,
         ssr_mode=False,
@@ -813,6 +874,7 @@ def build() -> gr.Blocks:
 
 
 memory.few_heaps()  # before the server starts its threads
+remember_less()
 demo = build()
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ HOW_TO_READ_A_CODE = (
     "A code goes from coarse to fine: the bone (1 arm, 2 forearm, 3 thigh, 4 leg), the part of it "
     "(1 upper end, 2 shaft, 3 lower end), then the type. In the shaft A is simple, B a wedge and "
     "C multifragmentary; A1, A2, A3 mean spiral, oblique, transverse. So 42A3 is a transverse "
-    "fracture of the shin's shaft. Children's codes name the part with a letter (E, M or D: growth "
-    "plate and beyond, the flare, the shaft) and then the child's pattern."
+    "fracture of the shin's shaft. R, U or F after the bone's number say radius, ulna or fibula: "
+    "2R3 is the lower end of the radius. Children's codes name the part with a letter (E, M or D: "
+    "growth plate and beyond, the flare, the shaft) and then the child's pattern."
 )
 
 SOURCES = {
@@ -191,7 +192,7 @@ def entries() -> tuple[Entry, ...]:
             ),
             "A model that is asked for a heatmap of a fracture draws one here as well. Heat is not "
             "a finding.",
-            "no code",
+            "none",
             Settings(bone="radius", pattern="intact", seed=29),
             (),
         ),

@@ -51,7 +51,7 @@ def write(evaluation: Path, root: Path) -> int:
         print(f"fracture.evaluate: {evaluation} is not there; '{COMMAND}' makes it",
               file=sys.stderr)  # fmt: skip
         return 2
-    values = json.loads(evaluation.read_text())
+    values = read(evaluation)
     target = root / "models" / "README.md"
     target.parent.mkdir(exist_ok=True)
     target.write_text(card(values))
@@ -61,6 +61,15 @@ def write(evaluation: Path, root: Path) -> int:
         readme.write_text(with_block(readme.read_text(), summary(values)))
         print(f"wrote the figures in {readme}")
     return 0
+
+
+def read(evaluation: Path) -> Json:
+    """The evaluation, and what `python -m fracture.data evaluate --json` wrote beside it."""
+    values = json.loads(evaluation.read_text())
+    grouping = evaluation.with_name("grouping.json")
+    if grouping.exists():
+        values["grouping"] = json.loads(grouping.read_text())
+    return values
 
 
 def with_block(text: str, block: str) -> str:
@@ -86,6 +95,12 @@ def summary(values: Json) -> str:
             "The same network, measured in three ways on our films:",
             lesson_table(lesson),
         ]
+    if took := values.get("training_minutes"):
+        parts.append(
+            f"Training took {took['simulated']:.0f} minutes on simulated films, which all folds "
+            f"share, and {took['fold']:.0f} minutes a fold, on a machine with two CPU cores that "
+            "trained two folds at a time."
+        )
     parts += [
         f"Written by `{COMMAND}` and `{COMMAND} card`. More, with failures by region and pattern: "
         "[models/README.md](models/README.md)."
@@ -99,11 +114,14 @@ def card(values: Json) -> str:
         ABOUT,
         USE,
         data_section(values),
+        *([grouping_section(values["grouping"])] if values.get("grouping") else []),
         measured_section(values),
         calibration_section(values),
         weak_section(values),
         explanation_section(values),
     ]
+    if values.get("ablation"):
+        sections.append(ablation_section(values["ablation"]))
     if values.get("lesson"):
         sections.append(
             "## The lesson of the 99.87 %\n\n"
@@ -197,6 +215,28 @@ label.
 radiologists'. Those of {_number(boxes.get("bonebreak", 0))} web pictures (`fracture/web_boxes.csv`)
 were drawn by an AI reader on contact sheets, not by a radiologist; they serve training, and hit
 rates are stated on the radiologists' boxes unless said otherwise.
+"""
+
+
+def grouping_section(found: Json) -> str:
+    """How well copies of one film are found, by which films get their groups."""
+    kinds = _table(
+        ["copy", "made", "found"],
+        [[name, str(made), str(hits)] for name, (made, hits) in found["by_kind"].items()],
+    )
+    return f"""
+## Are copies of a film found?
+
+`python -m fracture.data prepare` gives pictures of one film one group, by their names and by
+likeness. Tested on {_number(found["copies"])} copies that we made of films here, among
+{_number(found["films"])} films: {_percent(found["recall"])} are found, and
+{_number(found["wrong_films"])} films are joined with one of another group, {len(found["wrong"])}
+pairs in all.
+
+{kinds}
+
+Some pictures of our own data turned out to be of one film though their groups differ
+(`fracture/same_film.csv`, each pair looked at); training and evaluation keep them together.
 """
 
 
@@ -349,10 +389,10 @@ def explanation_section(values: Json) -> str:
         return f"{title}\n\nNo film with a radiologist's box was read."
     keys = ("hit", "iou", "energy")
     rows = [
-        [f"{name}, map of the {which} class", str(part[which]["films"]),
+        [f"{name}, map {words}", str(part[which]["films"]),
          *(_span(part[which][key]) for key in keys)]
         for name, part in found["methods"].items()
-        for which in ("true", "predicted")
+        for which, words in (("true", "of the true class"), ("predicted", "that the app shows"))
         if part[which]
     ]  # fmt: skip
     if sample := found.get("default_on_sample"):
@@ -372,7 +412,8 @@ def explanation_section(values: Json) -> str:
 
 Against radiologists' boxes on held-out FracAtlas films. Hit: the map's highest point lies in a box.
 IoU: overlap of the boxes and the map above a threshold from other folds. Energy: share of the map
-that lies in the boxes.
+that lies in the boxes. Unless asked for another, the app shows the map of the likeliest class; on a
+film that it calls unbroken, that of the likelier fracture: the place that looked most suspicious.
 
 {_table(["map", "films", "hit", "IoU", "energy"], rows)}
 """
@@ -391,6 +432,31 @@ random weights in parts of the model (rank: correlation with the trained model's
                 "looked, and says little about what the reader made of it.\n"
             )
     return text + "\n![Hit rates](figures/explanation.png)\n"
+
+
+def ablation_section(found: Json) -> str:
+    """What each part of the model is worth."""
+    rows = [
+        [row["change"], _span(row["kind"]), _span(row["fracture"], ""), _span(row["hit"], ""),
+         f"{row['milliseconds']:.0f}", f"{row['training_minutes']:.0f}"]
+        for row in found["rows"]
+    ]  # fmt: skip
+    table = _table(
+        ["what reads the film", "AUROC simple or comminuted", "AUROC fractured or not, FracAtlas",
+         "hit rate, FracAtlas", "ms a film", "minutes of training"], rows,
+    )  # fmt: skip
+    return f"""
+## What each part is worth
+
+Fold {found["fold"]} held out: {found["films"]} clear films, {found["boxed"]} of them with
+radiologists' boxes. The map is that of the true class. Time is the median of the model and the map
+on one core; training is what the fold's own epochs took, beside another training, and leaves out
+the part on simulated films, which all folds share.
+
+{table}
+
+Written by `{COMMAND} ablation`.
+"""
 
 
 def targets_table(values: Json) -> str:

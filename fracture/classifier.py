@@ -107,8 +107,8 @@ class SingleLookAnalysis:
     problems: tuple[str, ...] = ()
 
     def class_map(self, target: int, method: str) -> np.ndarray:
-        if method == "gradcam" and self.features is not None:
-            heat = cam.closed_form(self.features[0], self.model.head.weight[target])
+        if self.features is not None:
+            heat = cam.closed_form(self.features[0], self.model.head.weight[target], method)
         else:
             heat = cam.library_map(self.model, self.model.cam_layer, self.picture, target, method)
         # Scaled again on the film: the hottest place may have lain on the padding.
@@ -181,7 +181,10 @@ class Classifier:
     def explain(
         self, image: FilmSource, target: str | None = None, method: str = "gradcam"
     ) -> np.ndarray:
-        """What on the film speaks for the class ``target`` (None: the likeliest one).
+        """What on the film speaks for the class ``target``.
+
+        None asks for the likeliest class, and where that is "No fracture", for the likelier of the
+        two fractures: the most suspicious place, though not suspicious enough.
 
         Returns float32 (H, W) in [0, 1] at the film's own height and width, whatever the network
         looked at inside. Raises ``FilmError`` for an unreadable film and ``ValueError`` for an
@@ -198,7 +201,11 @@ class Classifier:
         *,
         insist: bool = False,
     ) -> tuple[Prediction, np.ndarray | None]:
-        """``predict`` and ``explain`` in one pass; the map is None when there is no label."""
+        """``predict`` and ``explain`` in one pass; the map is None when there is no label.
+
+        ``cam.default_target(prediction.probabilities)`` names the class that the map is for when
+        ``target`` is None.
+        """
         self._check(target, method)
         try:
             film = _film(image)
@@ -230,8 +237,9 @@ class Classifier:
         return Prediction(status, label, probabilities, reasons), analysis
 
     def _map(self, analysis: Analysis, target: str | None, method: str) -> np.ndarray:
-        wanted = int(analysis.logits.argmax()) if target is None else self.classes.index(target)
-        return analysis.class_map(wanted, method)
+        if target is None:
+            target = cam.default_target(dict(zip(self.classes, analysis.logits, strict=True)))
+        return analysis.class_map(self.classes.index(target), method)
 
     def _check(self, target: str | None, method: str) -> None:
         """Complain about a wrong request before any work is done for it."""

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-THRESHOLD = 0.72
+THRESHOLD = 0.74
 """Correlation of fine structure from which two pictures count as copies.
 
 Chosen with ``python -m fracture.data evaluate``, so that hardly any two of the films there are

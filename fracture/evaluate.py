@@ -2,6 +2,7 @@
 
     python -m fracture.evaluate            # all runs there are -> models/evaluation.json, figures
     python -m fracture.evaluate lesson     # the 99.87 % and what is left of it
+    python -m fracture.evaluate ablation   # what each part of the model is worth
     python -m fracture.evaluate card       # models/README.md and the figures in README.md
 
 The first reads every `runs/looktwice-fold{k}` (from `python train.py --fold k`) over the films of
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ from fracture.calibrate import (
     table_of,
     thresholds_of,
 )
-from fracture.labels import CLASSES, LabelsError, Record, read_boxes, read_labels, with_boxes
+from fracture.labels import CLASSES, LabelsError, Record, default_data, read_films
 
 if TYPE_CHECKING:
     from fracture.looktwice import Plan
@@ -336,6 +336,7 @@ def sample(records: list[Record], limit: int | None) -> list[Record]:
 
 def measure(options: argparse.Namespace) -> Json:
     """Everything but the lesson, from the runs and the films."""
+    from fracture.ablation import training_minutes
     from fracture.checkpoint import load_checkpoint
     from fracture.heldout import (
         CUTS,
@@ -348,9 +349,7 @@ def measure(options: argparse.Namespace) -> Json:
     )
     from fracture.pointing import explanation, simulated
 
-    records = read_labels(options.data)
-    if options.boxes.exists():
-        records = with_boxes(records, read_boxes(options.boxes))
+    records = read_films(options.data, options.boxes)
     runs = {k: options.runs / f"looktwice-fold{k}" for k in range(FOLDS)}
     checkpoints = {k: run / "looktwice.safetensors" for k, run in runs.items()}
     checkpoints = {k: path for k, path in checkpoints.items() if path.exists()}
@@ -386,6 +385,10 @@ def measure(options: argparse.Namespace) -> Json:
         "resamples": metrics.RESAMPLES,
         "data": describe_data(records, table),
         "sources": load_checkpoint(checkpoints[first])[1].get("training", {}).get("data", []),
+        "training_minutes": {
+            "simulated": sum(map(training_minutes, options.runs.glob("looktwice-simulated-*"))),
+            "fold": round(float(np.mean([training_minutes(runs[k]) for k in checkpoints])), 1),
+        },
         "plan": plan.to_metadata(),
         "thresholds": {"uncertain": round(uncertain, 4), "comminuted": round(cut, 4)},
         "kind": kind_of_fracture(table, answers),
@@ -445,19 +448,15 @@ def write_json(path: Path, values: Json) -> None:
     part.replace(path)
 
 
-def default_data() -> Path:
-    """The folder named by FRACTURE_DATA, else the first of the usual places that exists."""
-    places = [os.environ.get("FRACTURE_DATA"), "data", "../shared/data"]
-    return next((Path(p) for p in places if p and Path(p).exists()), Path("data"))
-
-
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m fracture.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", nargs="?", default="films", choices=["films", "lesson", "card"])
+    parser.add_argument(
+        "what", nargs="?", default="films", choices=["films", "lesson", "ablation", "card"]
+    )
     parser.add_argument("--data", type=Path, default=default_data(), help="folder with labels.csv")
     parser.add_argument("--boxes", type=Path, default=WEB_BOXES, help="more boxes: id,boxes")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where train.py put them")
@@ -487,15 +486,18 @@ def main(given: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     try:
-        if options.what == "lesson":
+        if options.what == "ablation":
+            from fracture.ablation import with_ablation
+
+            values = with_ablation(options, read_films(options.data, options.boxes), known)
+        elif options.what == "lesson":
             values = with_lesson(options, known)
             if not known:  # train.py reads the plan from that file: it must be whole or missing
                 print("the lesson is in the runs folder; measure the films, then come again")
                 return 0
         else:
             values = measure(options)
-            if "lesson" in known:
-                values["lesson"] = known["lesson"]
+            values |= {key: known[key] for key in ("lesson", "ablation") if key in known}
             if (options.runs / "lesson" / "simplecnn.json").exists():
                 values = with_lesson(options, values)  # the shipped model's rows anew
     except (LabelsError, ValueError) as error:

@@ -150,6 +150,27 @@ def read_usable_labels(path: str | os.PathLike[str]) -> tuple[list[Record], list
     return records, complaints
 
 
+def read_films(path: str | os.PathLike[str], boxes: str | os.PathLike[str]) -> list[Record]:
+    """Read a data set as training and evaluation see it.
+
+    Boxes that were drawn later are added if the file ``boxes`` exists, and the groups of pictures
+    that are known to be of one film (:data:`SAME_FILM`) are joined.
+
+    Raises:
+        LabelsError: see :func:`read_labels` and :func:`read_boxes`.
+    """
+    records = read_labels(path)
+    if Path(boxes).exists():
+        records = with_boxes(records, read_boxes(boxes))
+    return join_groups(records, read_same_film())
+
+
+def default_data() -> Path:
+    """The folder named by ``FRACTURE_DATA``, else the first of the usual places that exists."""
+    places = [os.environ.get("FRACTURE_DATA"), "data", "../shared/data"]
+    return next((Path(p) for p in places if p and Path(p).exists()), Path("data"))
+
+
 def read_boxes(path: str | os.PathLike[str]) -> dict[str, tuple[Box, ...]]:
     """Read fracture boxes that were drawn later, for pictures whose source has none.
 

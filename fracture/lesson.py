@@ -28,7 +28,7 @@ import train  # the training script beside the package: run this from the reposi
 from fracture import augment, metrics
 from fracture.calibrate import Table, probabilities
 from fracture.film import Box, cut, read_film
-from fracture.labels import CLASSES, Record, group_folds, read_labels
+from fracture.labels import CLASSES, Record, group_folds, read_films
 from fracture.looktwice import Plan
 from fracture.models import SimpleCNN
 
@@ -144,7 +144,8 @@ def teach(options: argparse.Namespace, evaluation: Json) -> Json:
     """
     folder = options.runs / (f"lesson-{options.limit}" if options.limit else "lesson")
     folder.mkdir(parents=True, exist_ok=True)
-    records = [r for r in read_labels(options.data) if r.label != "not_limb_radiograph"]
+    records = read_films(options.data, options.boxes)
+    records = [r for r in records if r.label != "not_limb_radiograph"]
     folds = group_folds(records)
     both = [(r, f) for r, f in zip(records, folds, strict=True) if train.two_classes(r)]
     if options.limit:

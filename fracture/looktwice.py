@@ -15,6 +15,7 @@ work, as a reader does (compare GMIC, Shen et al. 2021, Medical Image Analysis 6
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -93,12 +94,14 @@ class Plan:
     a hundredth of a hospital film. `fractured` weighs (locator, reader, map's peak, 1) to the
     log-odds of a fracture, `comminuted` weighs (locator, reader, 1) to the log-odds of comminuted
     among the fractured: two logistic regressions fitted on held-out folds, which also calibrate.
+    `mirrored`: the first look is the mean of one at the film and one at its mirror image.
     """
 
     places: int = 2
     sides: tuple[float, ...] = (1.1, 1.8)
     fractured: tuple[float, float, float, float] = (0.5, 0.5, 0.0, 0.0)
     comminuted: tuple[float, float, float] = (0.5, 0.5, 0.0)
+    mirrored: bool = True
 
     @classmethod
     def from_metadata(cls, values: Mapping[str, Any]) -> Plan:
@@ -126,7 +129,7 @@ class Sight:
     where:    how the film lies in the locator's input.
     opinion:  float32 (3,), the locator's logits for the film.
     pooled:   float32 (384,), the features under that opinion.
-    patches:  float32 (n, 3, 224, 224), the reader's scaled inputs, and `spots`: where each lies.
+    spots:    where on the film each of the reader's patches lies.
     features: float32 (n, 1280, 7, 7), the reader's last feature maps.
     readings: float32 (n, 3), the reader's logits.
     peaks:    float32 (n,), the height of the map where each patch was cut.
@@ -137,7 +140,6 @@ class Sight:
     where: Geometry
     opinion: np.ndarray
     pooled: np.ndarray
-    patches: Tensor
     spots: tuple[Geometry, ...]
     features: Tensor
     readings: np.ndarray
@@ -147,7 +149,7 @@ class Sight:
     def evidence(self) -> tuple[np.ndarray, np.ndarray]:
         """What `Plan.fractured` (4,) and `Plan.comminuted` (3,) weigh."""
         reading = self.weights @ self.readings
-        peak = log_odds(self.place.max())
+        peak = log_odds(self.peaks.max())
         fractured = [
             np.logaddexp(logits[0], logits[1]) - logits[2] for logits in (self.opinion, reading)
         ]
@@ -183,15 +185,13 @@ class Sight:
         finer one: what lights up was both found and read.
         """
         read = np.zeros(self.place.shape, dtype=np.float32)
+        weights = self.model.reader.head.weight[target]
         for n, spot in enumerate(self.spots):
-            if method == "gradcam":
-                weights = self.model.reader.head.weight[target]
+            if method == "gradcam":  # as strong as the evidence: patches can be compared
                 heat = torch.tensordot(weights, self.features[n], dims=1).clamp(min=0).numpy()
-            else:
-                picture = self.patches[n : n + 1]
-                heat = cam.library_map(
-                    self.model.reader, self.model.reader.cam_layer, picture, target, method
-                )
+            else:  # as the library gives them: the warmest cell of every patch is 1
+                heat = cam.closed_form(self.features[n], weights, method)
+                heat = cam.enlarged(heat, READER_SIZE)
             read += self.weights[n] * self._on_place(heat, spot)
         read /= max(float(read.max()), 1e-7)
         if CLASSES[target] != "No fracture":
@@ -238,6 +238,12 @@ class LookTwice(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, -1.0)  # until `fracture.gate.fit_gate`, let all pass
 
+    def with_plan(self, plan: Plan) -> LookTwice:
+        """The same networks, looking by another plan."""
+        other = copy.copy(self)
+        other.plan = plan
+        return other
+
     def analyse(self, film: Film) -> Sight:
         """See `fracture.classifier.Network`."""
         sight = self.look(film.pixels)
@@ -268,7 +274,6 @@ class LookTwice(nn.Module):
             where,
             opinion,
             pooled,
-            patches,
             tuple(spot for _, spot in cuts),
             features,
             readings.numpy(),
@@ -282,11 +287,17 @@ class LookTwice(nn.Module):
         whole, where = letterbox(pixels, LOCATOR_SIZE[::-1] if lies else LOCATOR_SIZE)
         if lies:  # the locator knows such films lying on their side only
             whole = np.ascontiguousarray(np.rot90(whole))
-        place, opinion, pooled = self.locator.look(self.input.scale(torch.from_numpy(whole)[None]))
-        place = place[0, 0].sigmoid().numpy()
+        films = self.input.scale(torch.from_numpy(whole)[None])
+        if self.plan.mirrored:
+            films = torch.cat([films, films.flip(-1)])
+        places, opinions, pooled = self.locator.look(films)
+        places = places[:, 0].sigmoid()
+        if self.plan.mirrored:
+            places = torch.stack([places[0], places[1].flip(-1)])
+        place = places.mean(0).numpy()
         if lies:
             place = np.ascontiguousarray(np.rot90(place, -1))
-        return place, where, opinion[0].numpy(), pooled[0].numpy()
+        return place, where, opinions.mean(0).numpy(), pooled.mean(0).numpy()
 
 
 def patch_boxes(

@@ -14,6 +14,7 @@ import numpy as np
 
 from fracture import metrics
 from fracture.calibrate import COMMINUTED, FEWEST, Answers, Table, probabilities
+from fracture.cam import default_target
 from fracture.heldout import CUTS, DEFAULT_METHOD, PLACE, REFERENCE, SHAKEN
 from fracture.labels import CLASSES
 from fracture.looktwice import LookTwice, Plan
@@ -41,14 +42,14 @@ def explanation(table: Table, answers: Answers) -> Json:
         own, found = scores(mask, method, classes)
         return map_measures(own, found) if found else None
 
-    true, said = table.label, answers.said
+    true, shown = table.label, shown_classes(answers.p)
     wanted = boxed & table.broken
     drawn = wanted & np.array([bool(set(r["maps"]) & set(SHAKEN)) for r in table.rows])
     result: Json = {"films": int(wanted.sum()), "methods": {}, "baselines": {}, "sanity": {}}
     for method in LookTwice.methods:
         found = {
             "true": measure(wanted, method, true),
-            "predicted": measure(wanted, method, said),
+            "predicted": measure(wanted, method, shown),
         }
         if found["true"]:
             result["methods"][method] = found
@@ -74,12 +75,17 @@ def explanation(table: Table, answers: Answers) -> Json:
                 "rank": round(float(np.mean([s["rank"] for s in found])), 4),
             }
     unclear = boxed & ~table.clear
-    result["unclear_films"] = measure(unclear, DEFAULT_METHOD, said)
+    result["unclear_films"] = measure(unclear, DEFAULT_METHOD, shown)
     result["web_boxes"] = measure(has_map & ~boxed & table.broken, DEFAULT_METHOD, true)
-    own, found = scores(wanted, DEFAULT_METHOD, said)
+    own, found = scores(wanted, DEFAULT_METHOD, shown)
     result["by_region"] = map_parts(own, found, own.column("region"))
     result["by_class"] = map_parts(own, found, own.label)
     return result
+
+
+def shown_classes(p: np.ndarray) -> np.ndarray:
+    """Names (n,) of the classes whose maps the app shows unasked; p: float (n, 3), as `CLASSES`."""
+    return np.array([default_target(dict(zip(CLASSES, row, strict=True))) for row in p.tolist()])
 
 
 def best_cut(found: Sequence[Json]) -> int:
@@ -125,8 +131,8 @@ def simulated(rows: list[Json], plan: Plan, cut: int) -> Json:
     table = Table(rows, np.zeros(len(rows), dtype=int))
     p = probabilities(table, plan)
     found = [
-        row["maps"][DEFAULT_METHOD][CLASSES[int(best)]]
-        for row, best in zip(rows, p.argmax(axis=1), strict=True)
+        row["maps"][DEFAULT_METHOD][target]
+        for row, target in zip(rows, shown_classes(p), strict=True)
     ]
     w = metrics.resample(table.group)
     return {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOTICE = "For teaching, not for diagnosis. Fracture is not a medical device."
+INSISTED = "The film was refused, and a verdict was asked for all the same. Do not trust it."
 A4 = (8.27, 11.69)  # inches
 LONGEST = 1400  # pixels of a film on the page: sharp in print, small as a file
 COLORS = {"Simple": "#1263b3", "Comminuted": "#b3400a", "No fracture": "#1b7a4b"}
@@ -37,7 +38,8 @@ class Page:
     """What the page shows.
 
     display: uint8 (H, W, 3), the film. heatmap: float32 (H, W) in [0, 1], or None.
-    target: the class that the heatmap explains. method: the heatmap's name, such as "Grad-CAM".
+    target: the class that the heatmap explains; "": it shows the most suspicious place of a film
+    on which no fracture was found. method: the heatmap's name, such as "Grad-CAM".
     model: the model's name. version: its date and, where known, what tells its weights apart.
     alpha, colormap: as for `fracture.overlay`.
     """
@@ -99,7 +101,10 @@ def _drawn(page: Page, today: dt.date | None) -> Figure:
           color=COLORS.get(prediction.label or "", INK))  # fmt: skip
     if prediction.probabilities:
         _bars(figure.add_axes((0.24, 0.235, 0.58, 0.095)), prediction)
-    lines = [line for reason in prediction.reasons for line in textwrap.wrap(reason, 98)]
+    reasons = prediction.reasons
+    if prediction.status == "refused" and prediction.label is not None:
+        reasons = (INSISTED, *reasons)
+    lines = [line for reason in reasons for line in textwrap.wrap(reason, 98)]
     if len(lines) > 5:
         lines = [*lines[:5], "…"]
     write(0.07, 0.205, "\n".join(lines), fontsize=10, color=INK, va="top", linespacing=1.35)
@@ -113,8 +118,9 @@ def _pictures(figure: Figure, page: Page) -> None:
     shown = [(film, "The film")]
     if page.heatmap is not None:
         heat = _shrunk(page.heatmap)
-        what = f"What spoke for “{page.target}” ({page.method})"
-        shown.append((overlay(film, heat, page.alpha, page.colormap), what))
+        what = f"What spoke for “{page.target}”" if page.target else "What looked most suspicious"
+        title = f"{what} ({page.method})"
+        shown.append((overlay(film, heat, page.alpha, page.colormap), title))
     width = 0.86 / len(shown)
     for n, (picture, title) in enumerate(shown):
         axis = figure.add_axes((0.07 + n * width + 0.005, 0.415, width - 0.01, 0.455))
@@ -171,9 +177,12 @@ def _percent(share: float) -> str:
 def _small_print(page: Page) -> str:
     text = f"Model: {page.model}, {page.version}. "
     if page.heatmap is not None:
+        shown = f"which parts of the film spoke most for “{page.target}”"
+        if not page.target:
+            shown = "the place that looked most suspicious, though not suspicious enough"
         text += (
-            "Warm colours show which parts of the film spoke most for the answer; they show where "
-            "the model looked, not where the bone is broken. "
+            f"Warm colours show {shown}; they show where the model looked, not where the bone is "
+            "broken. "
         )
     return text + (
         "A probability is the model's own estimate and can be wrong. This page names no patient "

@@ -104,9 +104,13 @@ class Choices:
 
 
 def patterns_of(bone: str) -> tuple[str, ...]:
-    """The patterns on offer for a bone; the hand's bones have no greenstick or torus here."""
+    """The patterns on offer for a bone.
+
+    The hand's bones have no greenstick or torus here, and a torus needs the broad end of a bone.
+    """
     _check_name("bone", bone, BONES)
-    return tuple(p for p in PATTERNS if not (bone == "metacarpal" and p in INCOMPLETE))
+    missing = INCOMPLETE if bone == "metacarpal" else () if limb_of(bone).distal else ("torus",)
+    return tuple(p for p in PATTERNS if p not in missing)
 
 
 def choices(bone: str, pattern: str) -> Choices:
@@ -125,7 +129,7 @@ def choices(bone: str, pattern: str) -> Choices:
         return Choices(bone, pattern, (), Range(1, 1, 1), none, none, none, none, none, field)
     if pattern in INCOMPLETE:
         field = Range(round(least * 0.75), round(most * 0.7), round(usual * 0.7))
-        segments = ("shaft",) if pattern == "greenstick" or not limb.distal else ("distal",)
+        segments = ("shaft",) if pattern == "greenstick" else ("distal",)
         bend = Range(4, 25, 12) if pattern == "greenstick" else Range(0, 8, 3)
         return Choices(bone, pattern, segments, Range(1, 1, 1), none, none, bend, none, none, field)
     fragments = {
@@ -419,7 +423,13 @@ def ray_of(settings: Settings) -> int:
 
 
 def ao_code(settings: Settings) -> str:
-    """AO/OTA 2018 code of the fracture (a child's incomplete one: PCCF); "" for an intact bone."""
+    """AO/OTA 2018 code of the fracture (a child's incomplete one: PCCF); "" for an intact bone.
+
+    Meinberg et al., J Orthop Trauma 2018; 32 (Suppl 1): types of the shaft and of the lower ends
+    outside the joint as in the AO Foundation's booklet to it (12A3, 2R3A2, 33A3, 43A3). A torus or
+    greenstick fracture is M/2.1 at an end and D/2.1 in the shaft (AO Surgery Reference: 11-M/2.1,
+    42t-D/2.1), with r, u, t or f after the segment where one of two bones is meant.
+    """
     bone, pattern = settings.bone, settings.pattern
     if pattern == "intact":
         return ""

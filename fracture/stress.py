@@ -401,7 +401,8 @@ def sweep_figure(
     axis.set_ylim(-0.02, 1.02)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=11, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    # above the plot: to its right it would be out of sight on a phone, where the plot is scrolled
+    axis.legend(fontsize=11, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     truth = "no" if settings.label == "No fracture" else f"a {settings.label.lower()}"
     title = f"{settings.bone.capitalize()}, {settings.pattern}: in truth {truth} fracture"
     figure.suptitle(title, fontsize=13, x=0.01, ha="left")

@@ -1,8 +1,9 @@
 """From thickness to film: X-ray beam, scatter, focal spot, noise, film curve, marks on the film.
 
-Attenuation coefficients: Hubbell and Seltzer, NIST Standard Reference Database 126 (ICRU-44
-cortical bone, soft tissue and adipose tissue; aluminium; lead). The spectrum is Kramers' law
-behind 2.7 mm of aluminium: plain, and good enough for the contrast between bone and flesh.
+Attenuation coefficients: Hubbell and Seltzer, NIST Standard Reference Database 126, table 4
+(ICRU-44 cortical bone, soft tissue and adipose tissue) and table 3 (aluminium),
+https://physics.nist.gov/PhysRefData/XrayMassCoef/tab4.html. The spectrum is Kramers' law behind
+2.7 mm of aluminium: plain, and good enough for the contrast between bone and flesh.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Array = np.ndarray
 _KEV = np.array([15, 20, 30, 40, 50, 60, 80, 100], float)
 # mass attenuation in cm2/g at _KEV, and density in g/cm3
 _BONE = np.array([9.032, 4.001, 1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855]), 1.92
-_SOFT = np.array([1.660, 0.8230, 0.3790, 0.2688, 0.2264, 0.2048, 0.1823, 0.1693]), 1.06
+_SOFT = np.array([1.699, 0.8230, 0.3790, 0.2688, 0.2264, 0.2048, 0.1823, 0.1693]), 1.06
 _FAT = np.array([1.083, 0.5677, 0.3063, 0.2396, 0.2123, 0.1974, 0.1800, 0.1688]), 0.95
 _ALUMINIUM = np.array([7.955, 3.441, 1.128, 0.5685, 0.3681, 0.2778, 0.2018, 0.1704]), 2.70
 _BINS = 6

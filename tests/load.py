@@ -5,9 +5,10 @@
 Starts the app in a process of its own. Each client has simulated films, classes and methods of
 its own and asks again and again, as fast as it is answered; every answer is compared with the one
 to the same question asked alone. A request is all that somebody waits for: upload, queue, reading,
-and the picture fetched. `--door page` asks as the page in a browser does instead of the endpoint.
-`--out` adds the run to a file of runs; `python tests/load.py --table load.json docs/growth.md`
-writes that file's figures into a page of the docs.
+and the picture fetched. `--door page` asks as the page in a browser does instead of the endpoint;
+`--sweep 1x1 1x2 2x2` measures torch threads x readings at a time, each with an app of its own.
+`--out` adds what was measured to a file of runs; `python tests/load.py --table load.json
+docs/growth.md` writes that file's figures into a page of the docs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import asyncio
 import json
 import os
-import platform
+import re
 import secrets
 import signal
 import socket
@@ -39,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 SIDES = (512, 1024, 2048)  # heights of the films, pixels: a web picture to a hospital's
-QUESTIONS = 30  # at least: every method, class and height comes up, in equal shares
+QUESTIONS = 30  # every method, class and height comes up, in equal shares
 SAME = 1e-5  # how far two probabilities of the same film may lie apart
 WARM_UP = 0.2  # of a run, before memory counts
 PACE = ("requests_per_second", "p50_s", "p95_s", "p99_s")
@@ -288,17 +289,22 @@ def cpu_seconds(process: int) -> float:
 
 
 @contextmanager
-def serving(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    """The app with its own checkpoint and `options`; yields its address and process."""
+def serving(
+    folder: Path, threads: int, readers: int | None, sessions: int | None
+) -> Iterator[tuple[str, int]]:
+    """The app with its own checkpoint; yields its address and process. None: the app's own choice.
+
+    threads: of torch, in each reading. readers: readings at a time. sessions: see `main`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, __file__, "--serve", str(port)]
-    for name in ("readers", "sessions"):
-        if getattr(options, name) is not None:
-            command += [f"--{name}", str(getattr(options, name))]
+    for name, value in (("readers", readers), ("sessions", sessions)):
+        if value is not None:
+            command += [f"--{name}", str(value)]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
-    environment["OMP_NUM_THREADS"] = str(options.threads)
+    environment["OMP_NUM_THREADS"] = str(threads)
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -348,13 +354,13 @@ def report(clients: int, watch: Watch, seconds: float) -> dict[str, Any]:
         shares = np.percentile(watch.seconds, [50, 95, 99]).tolist()
         found |= dict(zip(PACE[1:], np.round(shares, 3).tolist(), strict=True))
     if len(watch.memory) > 1:
-        last = watch.memory[-1]
-        warm = next(m for m in watch.memory if m[1] >= WARM_UP * last[1])
+        warm, last = held(watch, WARM_UP), held(watch, 0.9)
         found["memory_mb"] = {
             "first": round(watch.memory[0][2], 1),
-            "warm": round(warm[2], 1),
-            "last": round(last[2], 1),
-            "growth_after_warm_up": round(last[2] / warm[2] - 1, 4),
+            "warm": round(warm, 1),
+            "last": round(last, 1),
+            "most": round(max(mb for _, _, mb in watch.memory), 1),
+            "growth_after_warm_up": round(last / warm - 1, 4),
         }
         step = max(1, len(watch.memory) // 60)
         found["memory_over_time"] = [
@@ -363,17 +369,43 @@ def report(clients: int, watch: Watch, seconds: float) -> dict[str, Any]:
     return found
 
 
+def held(watch: Watch, share: float) -> float:
+    """Median memory in MB over the tenth of a run's requests that begins at `share` of them.
+
+    A single look says little: a reading of a large film takes 100 MB for as long as it lasts.
+    """
+    requests = watch.memory[-1][1]
+    later = [(done, mb) for _, done, mb in watch.memory if done >= share * requests]
+    # in a short run nobody may have looked during that tenth: then the first look after it
+    end = max((share + 0.1) * requests, later[0][0])
+    return float(np.median([mb for done, mb in later if done <= end]))
+
+
+def in_words(machine: dict[str, Any]) -> str:
+    """One line on where figures come from; machine: see `fracture.bench.__main__.machine`."""
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "gradio"))
+    memory = f", {machine['memory_gb']:.0f} GB" if "memory_gb" in machine else ""
+    processor = f"{machine['processor']}, {machine['cores']} cores{memory}"
+    return f"{processor}; Python {machine['python']}, {versions}."
+
+
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """Runs as a Markdown table, one line for each number of clients."""
+    """Runs in Markdown: where they were made, then a line for each number of clients."""
     lines = [
+        *dict.fromkeys(in_words(run["machine"]) for run in runs),
+        "",
         "| Asked | torch threads | readings at a time | clients | answers | a second | p50, s "
-        "| p95, s | p99, s | CPU s an answer | wrong or failed | memory after warm-up |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| p95, s | p99, s | CPU s an answer | wrong or failed "
+        "| memory: at start, warm, at the end | growth |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         for found in run["runs"]:
-            memory = found.get("memory_mb")
-            grown = f"{memory['growth_after_warm_up']:+.1%}" if memory else ""
+            held, spent = "", ""
+            if memory := found.get("memory_mb"):
+                stages = (run["memory_mb_at_start"], memory["warm"], memory["last"])
+                held = ", ".join(f"{stage:.0f}" for stage in stages) + " MB"
+                spent = f"{memory['growth_after_warm_up']:+.1%}"
             cells = [
                 run["settings"]["door"],
                 run["settings"]["threads"],
@@ -382,10 +414,53 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                 found["answered"],
                 *(found.get(name, "") for name in (*PACE, "cpu_s_per_answer")),
                 len(found["wrong"]) + len(found["failed"]),
-                grown,
+                held,
+                spent,
             ]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def measured(options: argparse.Namespace, threads: int, readers: int | None) -> dict[str, Any]:
+    """Start an app, put its figures at each number of clients into plain JSON values."""
+    from fracture.bench.__main__ import machine
+
+    figures: dict[str, Any] = {
+        "machine": machine(),
+        "settings": {
+            "door": options.door,
+            "threads": threads,
+            "readers": readers or os.cpu_count(),
+        },
+        "film_heights": list(options.sides),
+        "runs": [],
+    }
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(Path(name), threads, readers, options.sessions) as (url, process),
+    ):
+        figures["memory_mb_at_start"] = round(resident(process), 1)
+        questions = jobs(Path(name), max(options.questions, *options.clients), options.sides)
+        expected = asyncio.run(alone(url, questions, options.door))
+        for clients in options.clients:
+            start, used = time.perf_counter(), cpu_seconds(process)
+            asked = (questions, expected, clients, options.requests)
+            watch = asyncio.run(together(url, *asked, process, options.door))
+            found = report(clients, watch, time.perf_counter() - start)
+            used = cpu_seconds(process) - used
+            found["cpu_s_per_answer"] = round(used / max(1, len(watch.seconds)), 3)
+            figures["runs"].append(found)
+            line = {k: v for k, v in found.items() if k != "memory_over_time"}
+            print(f"{threads}x{figures['settings']['readers']}", json.dumps(line), flush=True)
+    return figures
+
+
+def pair(text: str) -> tuple[int, int]:
+    """`2x3` as (2, 3)."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not THREADSxREADERS, such as 1x2")
+    threads, readers = map(int, text.split("x"))
+    return threads, readers
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -393,10 +468,14 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32])
     parser.add_argument("--requests", type=int, default=200, help="in all, for each client count")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="different ones, at least")
     parser.add_argument("--door", choices=DOORS, default="api")
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="films' heights")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each reading")
     parser.add_argument("--readers", type=int, help="readings at a time (the app's own choice)")
+    parser.add_argument(
+        "--sweep", type=pair, nargs="+", metavar="THREADSxREADERS", help="several such settings"
+    )
     parser.add_argument("--sessions", type=int, help="whose state Gradio remembers (the app's own)")
     parser.add_argument("--out", type=Path, help="add the figures to this JSON file of runs")
     parser.add_argument("--table", type=Path, nargs=2, metavar=("RUNS", "PAGE"), help="only write")
@@ -412,31 +491,13 @@ def main(given: Sequence[str] | None = None) -> int:
         page.write_text(with_block(page.read_text(), table(json.loads(runs.read_text()))))
         return 0
 
-    readers = options.readers or os.cpu_count()
-    figures: dict[str, Any] = {
-        "machine": {"cpus": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
-        "settings": {"door": options.door, "threads": options.threads, "readers": readers},
-        "film_heights": list(options.sides),
-        "runs": [],
-    }
     bad = 0
-    with tempfile.TemporaryDirectory() as name, serving(Path(name), options) as (url, process):
-        questions = jobs(Path(name), max(QUESTIONS, *options.clients), options.sides)
-        expected = asyncio.run(alone(url, questions, options.door))
-        for clients in options.clients:
-            start, used = time.perf_counter(), cpu_seconds(process)
-            asked = (questions, expected, clients, options.requests)
-            watch = asyncio.run(together(url, *asked, process, options.door))
-            found = report(clients, watch, time.perf_counter() - start)
-            used = cpu_seconds(process) - used
-            found["cpu_s_per_answer"] = round(used / max(1, len(watch.seconds)), 3)
-            figures["runs"].append(found)
-            bad += len(watch.wrong) + len(watch.failed)
-            line = {k: v for k, v in found.items() if k != "memory_over_time"}
-            print(json.dumps(line), flush=True)
-    if options.out:
-        runs = json.loads(options.out.read_text()) if options.out.exists() else []
-        options.out.write_text(json.dumps([*runs, figures], indent=1) + "\n")
+    for threads, readers in options.sweep or [(options.threads, options.readers)]:
+        figures = measured(options, threads, readers)
+        bad += sum(len(found["wrong"]) + len(found["failed"]) for found in figures["runs"])
+        if options.out:
+            runs = json.loads(options.out.read_text()) if options.out.exists() else []
+            options.out.write_text(json.dumps([*runs, figures], indent=1) + "\n")
     return int(bad > 0)
 
 

@@ -57,7 +57,7 @@ def main(port: str, models: str, default: str, keep: str | None = None) -> None:
         fracture.classifier.MODELS = Path(models)
         fracture.classifier.DEFAULT_MODEL = default
     if keep:
-        app.demo.delete_cache = (1, int(keep))
+        app.KEEP_SECONDS, app.SWEEP_SECONDS = int(keep), 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app.demo.launch(server_port=int(port), quiet=True)
 

@@ -179,7 +179,7 @@ def test_folding_pays_and_a_large_film_costs_little_more_than_the_model() -> Non
     from fracture.fold import fold
 
     plain, folded = Both(_plain()), Both(fold(_plain()))
-    inputs = torch.rand(1, 3, 448, 384), torch.rand(4, 3, 224, 224)
+    inputs = torch.rand(2, 3, 448, 384), torch.rand(4, 3, 224, 224)
     classifier, film = Classifier.load(), as_jpeg(drawn_film(2500, 2000))
     runners = {
         "plain": lambda: plain(*inputs),

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import draw_film
 from PIL import Image
-from running import Running
+from running import Running, run_app
 from test_browser import CONTRAST, Visit, browser  # noqa: F401
 from test_browser import pytestmark as needs_chromium
 
-from fracture import quiz
+from fracture import quiz, report
 from fracture.web import html
 
 pytest_plugins = ("running",)
@@ -131,6 +131,46 @@ def test_a_quiz_is_played_to_its_end(visit: Visit) -> None:
     assert page.get_by_label("Code (leave it empty").input_value() == ""
 
 
+@pytest.fixture(scope="module")
+def taught(random_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The app with a teacher's folder, partly broken, and results from before it was started."""
+    films, results = tmp_path_factory.mktemp("films"), tmp_path_factory.mktemp("kept")
+    for index in range(5):
+        Image.fromarray(draw_film(300, 240, seed=index)).save(films / f"{index}.png")
+    rows = ["0.png,simple", "lost.png,simple", "1.png,comminuted", "2.png,<b>odd", "3.png,simple"]
+    (films / "labels.csv").write_text("\n".join(["file,label", *rows, "4.png,comminuted", ""]))
+    game = quiz.Game(quiz.new_code(), "Earlier Ada")
+    while game.next:
+        truth = quiz.Truth("Simple", (), 10, 10, "", "", True)
+        game.give(game.next, quiz.Answer("Simple", 90, (0.5, 0.5)), truth)
+    quiz.append_result(results / "quiz-results.csv", quiz.result(game))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRACTURE_FILMS", str(films))
+        patch.setenv("FRACTURE_RESULTS", str(results))
+        with run_app(tmp_path_factory.mktemp("taught"), random_checkpoints, "transfer") as running:
+            yield running
+
+
+def test_broken_rows_are_named_and_the_rest_is_played(browser, taught: Running) -> None:  # noqa: F811
+    visit = Visit(browser, taught.url)
+    page = visit.page
+    open_tab(page, "Quiz")
+    page.get_by_role("button", name="Left out of the teacher's folder: 2").click()
+    for words in ("labels.csv, line 3", "labels.csv, line 5"):
+        page.get_by_text(words).wait_for()
+    assert page.get_by_text("lost.png").is_visible() and page.get_by_text("<b>odd").is_visible()
+    page.get_by_role("button", name="Show the class board").click()
+    page.locator(".fx-board").get_by_text("Earlier Ada").wait_for()  # it survived the restart
+    page.get_by_label("The teacher's", exact=True).check(force=True)
+    page.get_by_role("button", name="Start").click()
+    frame = page.locator("#quiz [data-do=mark]")
+    frame.click()
+    page.locator(".fx-choice", has_text="Simple").click()
+    page.locator("#quiz .fx-go").click()
+    page.get_by_text("Nobody has marked the place on this film").wait_for()
+    visit.leave()
+
+
 def test_a_link_opens_its_quiz(browser, app: Running) -> None:  # noqa: F811
     code = quiz.new_code()
     visit = Visit(browser, app.url)
@@ -148,6 +188,7 @@ def test_a_link_opens_its_quiz(browser, app: Running) -> None:  # noqa: F811
     address = link.inner_text()
     assert address.startswith(app.url) and quiz.read_code(address.split("quiz=")[1])
     assert field.input_value() in address
+    assert visit.page.get_by_text("works on this computer only").is_visible()  # 127.0.0.1
     visit.leave()
 
 
@@ -176,10 +217,12 @@ def test_a_fracture_is_made_and_a_sweep_plotted(visit: Visit) -> None:
     page.get_by_label("Sweep one control").click()
     page.get_by_role("option", name="Exposure").click()
     page.get_by_role("button", name="Sweep it").click()
+    page.locator("#make-words").get_by_text("films made and read").wait_for()
     plot = page.locator(".fx-plot")
     plot.wait_for()
     assert plot.evaluate("e => e.naturalWidth") > 800
     assert "times the right one" in plot.get_attribute("alt")
+    assert not page.locator("#make-words .fx-status").is_visible()
     page.locator(".fx-sweep summary").click()
     assert page.locator(".fx-sweep tbody tr").count() == 9
 
@@ -209,6 +252,51 @@ def test_the_film_of_the_first_page_is_put_under_strain(visit: Visit, film: Path
     assert rotation.input_value() == "0"
     page.get_by_role("button", name="What would change its mind?").click()
     view.get_by_text("places were hidden, one at a time").wait_for()
+    page.get_by_role("button", name="What would change its mind?").click()
+    page.wait_for_function(  # it has begun anew
+        "() => document.querySelector('#stress-words').textContent.includes('Hiding one place')"
+    )
+    rotation.fill("20")
+    rotation.press("Enter")
+    card.get_by_text("Left alone, the film reads").wait_for()
+    page.wait_for_timeout(1500)  # a map of the film as it was would come now
+    assert view.locator(".fx-minding").count() == 0 and view.locator(".fx-heat").count() == 1
+
+
+def test_on_a_phone_the_film_stays_in_sight_and_a_finger_erases(browser, app: Running) -> None:  # noqa: F811
+    height = 844
+    visit = Visit(browser, app.url, 390, height, has_touch=True, is_mobile=True)
+    page = visit.page
+    open_tab(page, "Stress test")
+    view = page.locator("#stress-view")
+    frame, film = view.locator("[data-do=mark]"), view.locator(".fx-film")
+    view.locator(".fx-heat").wait_for()
+    page.get_by_label("range slider for JPEG quality").scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= height
+    assert view.locator(".fx-now").is_visible()
+    covered = page.evaluate(  # neither the labels that pass beneath nor the header lie over it
+        "([x, y]) => !document.elementFromPoint(x, y).closest('#stress-view')",
+        [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2],
+    )
+    assert not covered
+    before = film.get_attribute("src")
+    assert not page.get_by_role("button", name="Bring it back").is_visible()
+    page.get_by_role("button", name="Erase with a finger").tap()
+    frame.scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    finger = page.context.new_cdp_session(page)
+    for kind, share in (("touchStart", 0.3), ("touchMove", 0.5), ("touchMove", 0.7)):
+        point = {"x": box["x"] + share * box["width"], "y": box["y"] + share * box["height"]}
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.get_by_role("button", name="Bring it back").tap()
+    page.wait_for_function(
+        "old => document.querySelector('#stress-view .fx-film').src === old"
+        " && !document.querySelector('#stress-view [data-do=clear]')",
+        arg=before,
+    )
+    visit.leave()
 
 
 def test_a_reading_is_taken_away_as_pdf_and_png(visit: Visit, film: Path) -> None:
@@ -232,6 +320,32 @@ def test_a_reading_is_taken_away_as_pdf_and_png(visit: Visit, film: Path) -> Non
     verdict = page.locator("#verdict h2").inner_text()
     share = page.locator("#verdict .fx-chosen .fx-bar-share").inner_text()
     assert verdict in text and share in text and "Doe" not in text
+
+
+def test_an_insisted_verdict_is_taken_away(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed")
+    blank = tmp_path / "blank.png"
+    Image.new("L", (300, 240), 128).save(blank)
+
+    def taken() -> str:
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Take it away as PDF").click()
+        data = download.value.path().read_bytes()
+        return pdfium.PdfDocument(data)[0].get_textpage().get_text_range()
+
+    visit.read(blank, status="refused")
+    assert "No verdict" in taken()
+    page.get_by_role("button", name="Show the verdict anyway").click()
+    page.locator("#verdict .fx-bar").first.wait_for()
+    text = taken()
+    assert "No verdict" not in text and "insisted on" in text and report.INSISTED in text
+    page.get_by_text("HiResCAM").or_(page.get_by_label("Heatmap method")).first.click()
+    page.get_by_role("option", name="HiResCAM").click()
+    page.locator("#view .fx-method", has_text="HiResCAM").wait_for()  # still insisted on
+    visit.choose(blank)  # another film: its refusal stands
+    page.locator("#verdict h2", has_text="No verdict").wait_for()
+    assert "No verdict" in taken()
 
 
 def test_how_good_and_learn(visit: Visit) -> None:

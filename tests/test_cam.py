@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -64,10 +63,6 @@ def by_library(network: nn.Module, layer: str, picture: Tensor, target: int) -> 
         return library(input_tensor=picture, targets=[ClassifierOutputTarget(target)])[0]
 
 
-def enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return F.interpolate(torch.tensor(heat)[None, None], size, mode="bilinear")[0, 0].numpy()
-
-
 @pytest.mark.parametrize("target", [0, 1, 2])
 def test_closed_form_equals_the_library(transfer: TransferClassifier, target: int) -> None:
     torch.manual_seed(10 + target)
@@ -78,8 +73,42 @@ def test_closed_form_equals_the_library(transfer: TransferClassifier, target: in
     assert ours.shape == (7, 5) and ours.dtype == np.float32
     library = by_library(transfer, transfer.cam_layer, picture, target)
     assert library.max() > 0.9  # the comparison is not between two empty maps
-    ours = cam.unit_range(enlarged(ours, (224, 160)))
-    assert np.abs(ours - library).max() < 1e-4
+    assert np.abs(cam.enlarged(ours, (224, 160)) - library).max() < 1e-4
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_every_closed_form_equals_the_library(tiny: Tiny, method: str) -> None:
+    """On networks with weights of all sizes, with and without negative feature maps."""
+    seen = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        for module in (tiny.features[0], tiny.head):
+            module.reset_parameters()
+        tiny.head.weight.data *= 10 ** (seed % 4 - 1)
+        tiny.features[2] = nn.Identity() if seed % 3 == 0 else nn.ReLU()
+        picture = torch.randn(1, 3, 44, 60)
+        features = tiny.features(picture)[0]
+        for target in range(3):
+            ours = cam.closed_form(features, tiny.head.weight[target], method)
+            assert ours.shape == (11, 15) and ours.dtype == np.float32
+            library = cam.library_map(tiny, "features", picture, target, method)
+            assert np.abs(cam.enlarged(ours, (44, 60)) - library).max() < 1e-4, (seed, target)
+            seen.append(ours.any())
+    assert np.mean(seen) > 0.8  # hardly any of the compared maps are empty
+
+
+@pytest.mark.parametrize("method", cam.METHODS[1:])
+def test_every_closed_form_equals_the_library_on_a_real_network(
+    transfer: TransferClassifier, method: str
+) -> None:
+    torch.manual_seed(20)
+    picture = torch.randn(1, 3, 160, 96)
+    with torch.inference_mode():
+        features = transfer.features(picture)[0]
+        ours = cam.closed_form(features, transfer.head.weight[1], method)
+    library = cam.library_map(transfer, transfer.cam_layer, picture, 1, method)
+    assert library.max() > 0.9
+    assert np.abs(cam.enlarged(ours, (160, 96)) - library).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["simplecnn", "resnet18"])
@@ -176,6 +205,8 @@ def test_an_error_inside_the_library_comes_out(tiny: Tiny) -> None:
         cam.library_map(tiny, "features", torch.randn(1, 3, 40, 40), 7, "gradcam")
     with pytest.raises(ValueError, match="'scorecam'; there are gradcam"):
         cam.library_map(tiny, "features", torch.randn(1, 3, 40, 40), 0, "scorecam")
+    with pytest.raises(ValueError, match="'scorecam'; there are gradcam"):
+        cam.closed_form(torch.ones(3, 4, 4), torch.ones(3), "scorecam")
 
 
 def test_eigencam_shows_the_active_side() -> None:
@@ -207,15 +238,16 @@ def test_unit_range_stays_in_range_and_order(heat: np.ndarray) -> None:
     assert (np.diff(scaled.ravel()[np.argsort(heat, axis=None)]) >= 0).all()
 
 
-def test_no_positive_evidence_is_an_empty_map() -> None:
-    heat = cam.closed_form(torch.ones(3, 4, 5), torch.tensor([-1.0, -2.0, 0.0]))
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_no_positive_evidence_is_an_empty_map(method: str) -> None:
+    heat = cam.closed_form(torch.ones(3, 4, 5), torch.tensor([-1.0, -2.0, 0.0]), method)
     assert heat.shape == (4, 5) and not heat.any()
 
 
 def test_closed_form_does_not_import_the_library() -> None:
     code = (
         "import sys, torch; from fracture import cam;"
-        "cam.closed_form(torch.rand(3, 4, 4), torch.rand(3));"
+        "[cam.closed_form(torch.rand(3, 4, 4), torch.rand(3), m) for m in cam.METHODS];"
         "sys.exit('pytorch_grad_cam' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -245,12 +245,34 @@ def test_maps_lie_on_the_film(transfer: Classifier, method: str, size: tuple[int
         assert heatmap.min() == 0 and (heatmap.max() == pytest.approx(1) or not heatmap.any())
 
 
-def test_no_target_means_the_predicted_class(transfer: Classifier, film: Film) -> None:
+@pytest.mark.parametrize(
+    ("logits", "shown"),
+    [
+        ((2, 1, 0), "Comminuted"),
+        ((0, 1, -1), "Simple"),
+        ((0, 1, 3), "Simple"),  # called unbroken: the more suspicious of the fractures
+        ((1, 0, 3), "Comminuted"),
+    ],
+)
+def test_no_target_means_the_verdict_or_what_looked_most_suspicious(
+    film: Film, logits: tuple[float, ...], shown: str
+) -> None:
+    oracle = Classifier(Oracle(logits))
+    prediction, heatmap = oracle.read(film)
+    assert prediction.label == CLASSES[np.argmax(logits)]
+    assert cam.default_target(prediction.probabilities) == shown
+    for unasked in (heatmap, oracle.explain(film)):
+        assert np.array_equal(unasked, oracle.explain(film, shown))
+    assert oracle.explain(film, "No fracture").min() == 1  # there for whoever asks
+
+
+def test_the_default_map_is_the_shown_classes(transfer: Classifier, film: Film) -> None:
     prediction, heatmap = transfer.read(film)
     assert prediction == transfer.predict(film)
     assert np.array_equal(heatmap, transfer.explain(film))
-    assert np.array_equal(heatmap, transfer.explain(film, prediction.label))
-    other = next(name for name in CLASSES if name != prediction.label)
+    shown = cam.default_target(prediction.probabilities)
+    assert np.array_equal(heatmap, transfer.explain(film, shown))
+    other = next(name for name in CLASSES if name != shown)
     assert np.array_equal(transfer.read(film, other)[1], transfer.explain(film, other))
     assert not np.array_equal(heatmap, transfer.explain(film, other))
 

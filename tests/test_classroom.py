@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from running import Running, run_app
 
-from fracture import quiz
+from fracture import quiz, report
 from fracture.classifier import Classifier
 from fracture.simulate import BONES, Settings, patterns_of
 from fracture.web import evidence, learn, make, models, plate, take
@@ -317,7 +318,7 @@ def test_the_evidence_is_what_the_json_says(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(json.dumps(values))
     (tmp_path / "roc.png").write_bytes(b"")
     page = evidence.page(tmp_path / "evaluation.json", tmp_path)
-    assert "1,234 films of 321" in page and "81 %" in page and "Words and deeds" not in page
+    assert "1,234 films of 321" in page and "81 %" in page and "calibration" not in page
     assert "figures/roc.png" in page and "reliability.png" not in page
     assert "&lt;i&gt;odd" in page and "31 %" in page
     assert "99.87 %" in page and 'data-balanced-accuracy="0.5200"' in page
@@ -352,6 +353,22 @@ def test_a_reading_is_taken_away(
     assert "downloads" in words and b"Doe" not in data
     file, words = take.download(Upload("/nowhere.png", "a.png"), Request(), kind)
     assert file == "" and "nothing to take away" in words
+
+
+def test_an_insisted_verdict_is_taken_away_with_its_warning(
+    model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[report.Page] = []
+    monkeypatch.setattr(report, "as_pdf", lambda page: pages.append(page) or b"%PDF-")
+    blank = tmp_path / "blank.png"
+    Image.new("L", (300, 240), 128).save(blank)
+    for insist in (False, True):
+        take.download(Upload(str(blank), "blank.png"), Request(insist=insist), "pdf")
+    refused, insisted = pages
+    assert refused.prediction.status == insisted.prediction.status == "refused"
+    assert refused.prediction.label is None and refused.heatmap is None
+    assert insisted.prediction.label in models.CLASSES and insisted.heatmap is not None
+    assert insisted.prediction.reasons == refused.prediction.reasons != ()
 
 
 # --- the running app -------------------------------------------------------------------------
@@ -407,11 +424,42 @@ def chosen(player: int, number: int) -> tuple[str, float, list[float]]:
     return label, float(rng.integers(10, 21) * 5), place
 
 
+def marked_by_hand(truth: quiz.Truth, label: str, sureness: float, place: list) -> dict:
+    """The rules of docs/teaching.md worked out a second time, in pixels, without `quiz.score`."""
+    size = np.array([truth.width, truth.height], float)
+    start = np.clip(np.array(place[:2]), 0, 1) * size
+    end = np.clip(np.array(place[:2]) + np.array(place[2:] or (0, 0)), 0, 1) * size
+    boxes = [(np.array(b[:2]) * size, (np.array(b[:2]) + np.array(b[2:])) * size)
+             for b in truth.boxes]  # fmt: skip
+    right = label == truth.label
+    brier = (sureness / 100 - right) ** 2
+    middle = (start + end) / 2
+    gaps = [np.linalg.norm(middle - np.clip(middle, low, high)) for low, high in boxes]
+    distance = min(gaps) / np.linalg.norm(size)
+    near = np.interp(distance, [0.02, 0.22], [4, 0])
+    overlap = None
+    if len(place) == 4:
+        shared = [np.prod(np.clip(np.minimum(end, high) - np.maximum(start, low), 0, None))
+                  for low, high in boxes]  # fmt: skip
+        overlap = max(
+            s / (np.prod(end - start) + np.prod(high - low) - s)
+            for s, (low, high) in zip(shared, boxes, strict=True)
+        )
+    for_place = max(near, 5 * min(1, (overlap or 0) / 0.5))
+    return {
+        "right": right, "sureness": sureness, "brier": brier, "hit": distance <= 0.02,
+        "distance": distance, "iou": overlap, "points": 5 * (1 - brier) + for_place, "most": 10,
+    }  # fmt: skip
+
+
 def test_a_class_of_thirty_plays_at_once_and_every_score_is_right(
     classroom: Running, results: Path, code: str
 ) -> None:
+    together = threading.Barrier(PLAYERS)
+
     def play(player: int) -> list[dict]:
         client = Client(classroom.url, verbose=False)
+        together.wait()  # nobody starts before all are there
         state = client.predict(code=code, name=f"Player {player}", api_name="/quiz_start")
         told = []
         while (number := state["next"]) is not None:
@@ -427,20 +475,25 @@ def test_a_class_of_thirty_plays_at_once_and_every_score_is_right(
         games = list(pool.map(play, range(PLAYERS)))
 
     truths = [quiz.question(code, n).truth for n in range(1, quiz.FILMS + 1)]
-    expected = {}
+    expected, hits, overlaps = {}, 0, 0
     for player, told in enumerate(games):
-        game = quiz.Game(code, f"Player {player}")
-        for number, truth in enumerate(truths, start=1):
-            answer = quiz.Answer(*chosen(player, number))
-            mark = game.give(number, answer, truth)
-            got = told[number - 1]
-            assert got["film"] == number
+        assert [state["film"] for state in told] == list(range(1, quiz.FILMS + 1))
+        marks = []
+        for number, (truth, got) in enumerate(zip(truths, told, strict=True), start=1):
+            marks.append(marked_by_hand(truth, *chosen(player, number)))
             assert got["truth"] == json.loads(json.dumps(asdict(truth)))
-            assert got["answer"] == json.loads(json.dumps(asdict(answer)))
-            assert got["score"] == pytest.approx(asdict(mark.score))
-        assert told[-1]["name"] == game.name
-        assert told[-1]["summary"] == pytest.approx(asdict(game.summary()))
-        expected[game.name] = game.summary().points
+            assert got["answer"]["label"] == chosen(player, number)[0]
+            assert got["score"] == pytest.approx(marks[-1])
+        summary = told[-1]["summary"]
+        assert told[-1]["name"] == f"Player {player}"
+        for name in ("right", "points", "most"):
+            assert summary[name] == pytest.approx(sum(mark[name] for mark in marks))
+        assert summary["hits"] == sum(mark["hit"] for mark in marks)
+        assert summary["brier"] == pytest.approx(np.mean([mark["brier"] for mark in marks]))
+        expected[f"Player {player}"] = summary["points"]
+        hits += summary["hits"]
+        overlaps += sum(bool(mark["iou"]) for mark in marks)
+    assert hits and overlaps  # the players' answers try every rule
     by_model = {json.dumps([t["model_score"] for t in told], sort_keys=True) for told in games}
     assert len(by_model) == 1  # everybody played against the same model
 

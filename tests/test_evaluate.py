@@ -12,11 +12,11 @@ import torch
 from conftest import REPOSITORY, draw_film
 from PIL import Image
 
-from fracture import calibrate, card, evaluate, figures, heldout, metrics, pointing
+from fracture import ablation, calibrate, card, evaluate, figures, heldout, metrics, pointing
 from fracture.checkpoint import save_checkpoint
 from fracture.classifier import softmax
 from fracture.film import read_film
-from fracture.labels import CLASSES, group_folds, read_labels
+from fracture.labels import CLASSES, group_folds, read_films, read_labels
 from fracture.looktwice import LookTwice, Plan
 
 COMMINUTED, SIMPLE, NONE = CLASSES
@@ -270,6 +270,25 @@ def test_iou_threshold_comes_from_other_parts() -> None:
     assert pointing.map_measures(table, found)["iou"]["value"] == 0
 
 
+def test_the_measured_maps_are_those_that_the_app_shows() -> None:
+    """On a film that is called unbroken: the map of the likelier fracture."""
+    p = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.2, 0.1, 0.7]])
+    assert pointing.shown_classes(p).tolist() == [COMMINUTED, SIMPLE, COMMINUTED]
+    rows = made_up_rows(60)
+    for row in rows:
+        for target, score in row["maps"].get("gradcam", {}).items():
+            row["maps"]["gradcam"][target] = score | {"hit": float(target == SIMPLE)}
+    table = calibrate.Table(rows, np.zeros(len(rows), dtype=int))
+    p = np.tile([0.1, 0.2, 0.7], (len(rows), 1))
+    answers = calibrate.Answers(p, np.zeros(len(rows)), np.zeros(len(rows)))
+    found = pointing.explanation(table, answers)
+    assert found["methods"]["gradcam"]["predicted"]["hit"]["value"] == 1
+    assert found["methods"]["gradcam"]["true"]["hit"]["value"] < 1
+    plan = Plan(fractured=(0, 0, 0, -3), comminuted=(0, 0, -3))  # says so of every film
+    found = pointing.simulated([row for row in rows if row["maps"]], plan, cut=5)
+    assert found["hit"]["value"] == 1 and found["called_fractured"]["value"] == 0
+
+
 def test_explanation(evaluation: dict, table: calibrate.Table) -> None:
     found = evaluation["explanation"]
     hospital = table.broken & (table.source == "fracatlas")
@@ -453,7 +472,7 @@ def test_folds_are_those_of_training(shared_data: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("sys.argv", ["train.py", "--data", str(shared_data), "--fold", "3"])
     trained_on, held_out = train.split(train.arguments())
-    own = heldout.of_fold(read_labels(shared_data), 3)
+    own = heldout.of_fold(read_films(shared_data, evaluate.WEB_BOXES), 3)
     assert {r.id for r in held_out} == {r.id for r in own if r.id in {h.id for h in held_out}}
     assert not {r.group for r in own} & {r.group for r in trained_on}
 
@@ -481,6 +500,36 @@ def test_the_lesson(
     capsys.readouterr()
     assert evaluate.main(["lesson", *given]) == 0
     assert "Epoch" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ the ablation
+def test_the_ablation(data: Path, runs: Path, outcome: Path, tmp_path: Path) -> None:
+    assert evaluate.main(["ablation", *words(data, runs, outcome)]) == 0
+    values = json.loads((outcome / "evaluation.json").read_text())
+    found = values["ablation"]
+    own = [r for r in heldout.of_fold(read_labels(data), 0) if r.label in CLASSES]
+    assert found["fold"] == 0 and found["films"] == len(own)
+    rows = {row["change"]: row for row in found["rows"]}
+    assert list(rows) == [
+        "SimpleCNN, the whole film at 224 px",
+        *(name for name, _, _ in ablation.STEPS),
+    ]
+    first, *others = rows.values()
+    assert first["fracture"] is None and all(row["fracture"] for row in others)
+    assert all(0 <= row[key]["value"] <= 1 for row in others for key in ("kind", "hit"))
+    assert all(row["milliseconds"] > 1 for row in rows.values())
+    text = card.ablation_section(found)
+    assert all(f"| {name} |" in text for name in rows)
+    assert evaluate.main(words(data, runs, outcome)) == 0  # films measured again keep it
+    assert json.loads((outcome / "evaluation.json").read_text())["ablation"] == found
+    with pytest.raises(SystemExit, match="comes after the films"):
+        evaluate.main(["ablation", *words(data, runs, tmp_path)])
+
+
+def test_training_minutes_are_the_curves(tmp_path: Path) -> None:
+    (tmp_path / "locator.csv").write_text("epoch,loss,seconds\n1,2.0,60\n2,1.5,30.6\n")
+    (tmp_path / "reader.csv").write_text("epoch,seconds\n1,30\n")
+    assert ablation.training_minutes(tmp_path) == 2.0
 
 
 def test_copies_of_a_film(data: Path) -> None:
@@ -560,7 +609,7 @@ def committed() -> dict:
     path = REPOSITORY / "models" / "evaluation.json"
     if not path.exists():
         pytest.skip("no models/evaluation.json yet: python -m fracture.evaluate")
-    return json.loads(path.read_text())
+    return card.read(path)
 
 
 def test_committed_card_and_readme_are_what_the_command_writes(committed: dict) -> None:

@@ -5,6 +5,7 @@ The figures under real load come from `python tests/load.py`; these tests are a 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from load import (
     events,
     jobs,
     joined,
+    main,
+    pair,
     report,
     together,
     upload,
@@ -134,4 +137,43 @@ def test_the_report_counts() -> None:
     assert (found["answered"], found["queue_full"], found["requests_per_second"]) == (100, 3, 10.0)
     assert (found["p50_s"], found["p99_s"]) == (0.1, 1.0)
     assert found["memory_mb"]["growth_after_warm_up"] == pytest.approx(0.05)
+    # a film that is being read at the last look is no growth
+    watch.memory = [(float(n), n, 200.0 + 90 * (n == 100)) for n in range(101)]
+    memory = report(4, watch, 10.0)["memory_mb"]
+    assert (memory["growth_after_warm_up"], memory["most"]) == (0, 290)
     assert report(1, Watch(failed=["x"]), 1.0)["failed"] == ["x"]
+
+
+def test_the_table_is_written_into_the_page(tmp_path: Path) -> None:
+    watch = Watch(seconds=[0.25] * 20, wrong=["one"])
+    watch.memory = [(0.0, 0, 100.0), (1.0, 4, 200.0), (2.0, 20, 210.0)]
+    run = {
+        "machine": {
+            "processor": "An abacus",
+            "cores": 2,
+            "memory_gb": 8.2,
+            "python": "3.11.0",
+            "versions": {"torch": "2.9", "gradio": "6.0", "timm": "1"},
+        },
+        "settings": {"door": "page", "threads": 1, "readers": 2},
+        "memory_mb_at_start": 90.4,
+        "runs": [report(16, watch, 10.0) | {"cpu_s_per_answer": 0.125}],
+    }
+    runs, page = tmp_path / "load.json", tmp_path / "page.md"
+    runs.write_text(json.dumps([run, run]))
+    page.write_text("Before\n<!-- figures -->\nold\n<!-- /figures -->\nAfter\n")
+    assert main(["--table", str(runs), str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("Before\n") and text.endswith("After\n") and "old" not in text
+    assert text.count("An abacus, 2 cores, 8 GB; Python 3.11.0, torch 2.9, gradio 6.0.") == 1
+    line = "| page | 1 | 2 | 16 | 20 | 2.0 | 0.25 | 0.25 | 0.25 | 0.125 | 1 | 90, 200, 210 MB |"
+    assert text.count(f"{line} +5.0% |") == 2
+    main(["--table", str(runs), str(page)])
+    assert page.read_text() == text
+
+
+def test_settings_of_a_sweep_are_pairs() -> None:
+    assert pair("2x3") == (2, 3)
+    for wrong in ("2", "0x1", "2x", "axb"):
+        with pytest.raises(argparse.ArgumentTypeError, match="such as 1x2"):
+            pair(wrong)

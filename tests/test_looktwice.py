@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from fracture import cam
 from fracture.checkpoint import save_checkpoint
 from fracture.classifier import Classifier
 from fracture.film import Box, letterbox
+from fracture.geometry import cut
 from fracture.labels import CLASSES
-from fracture.looktwice import LOCATOR_SIZE, LookTwice, Plan, patch_boxes
+from fracture.looktwice import LOCATOR_SIZE, READER_SIZE, LookTwice, Plan, patch_boxes
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,22 @@ def test_a_weak_second_peak_and_the_padding_are_not_read() -> None:
     assert 0 < boxes[0].left + boxes[0].width / 2 < 100
 
 
+@pytest.mark.parametrize("shape", [(448, 384), (384, 448)])
+def test_a_mirrored_film_is_found_mirrored(shape: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    pixels = film(*shape)
+    across = (slice(None), slice(None, None, -1)) if shape[0] > shape[1] else slice(None, None, -1)
+    for mirrored in (True, False):
+        model = LookTwice(Plan(mirrored=mirrored)).eval()
+        torch.nn.init.normal_(model.locator.place.weight)  # a map with highs and lows
+        place, _, opinion, pooled = model.find(pixels)
+        other, _, opinion_too, pooled_too = model.find(np.ascontiguousarray(pixels[across]))
+        assert np.allclose(place, other[across], atol=1e-5) == mirrored
+        assert np.allclose(opinion, opinion_too, atol=1e-5) == mirrored
+        assert np.allclose(pooled, pooled_too, atol=1e-5) == mirrored
+    assert np.ptp(place) > 1e-3
+
+
 def test_the_map_needs_both_the_place_and_the_reading(model: LookTwice) -> None:
     sight = model.look(film(448, 384))
     place = np.zeros_like(sight.place)
@@ -111,7 +129,21 @@ def test_checkpoint_round_trip_keeps_the_answer(model: LookTwice, tmp_path) -> N
 
 
 @pytest.mark.parametrize("method", ["gradcam++", "hirescam", "eigencam", "layercam"])
-def test_the_librarys_methods_give_film_sized_maps(model: LookTwice, method: str) -> None:
-    heat = model.look(film(200, 160)).class_map(0, method)
+def test_the_other_methods_lay_the_librarys_maps(
+    model: LookTwice, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = film(200, 160)
+    sight = model.look(pixels)
+    heat = sight.class_map(0, method)
     assert heat.shape == (200, 160)
-    assert heat.min() >= 0 and heat.max() <= 1
+    assert heat.min() == 0 and heat.max() == pytest.approx(1, abs=1e-4)
+    boxes = patch_boxes(sight.place, sight.where, model.plan.places, model.plan.sides)
+    patches = iter([cut(pixels, box, READER_SIZE)[0] for box in boxes])
+
+    def by_library(*_: object) -> np.ndarray:
+        picture = model.input.scale(torch.from_numpy(next(patches))[None])
+        return cam.library_map(model.reader, model.reader.cam_layer, picture, 0, method)
+
+    monkeypatch.setattr(cam, "closed_form", by_library)
+    monkeypatch.setattr(cam, "enlarged", lambda heat, size: heat)
+    assert np.abs(sight.class_map(0, method) - heat).max() < 1e-4

@@ -7,9 +7,11 @@ tried for files that are not the asker's; and the disk and the log are searched 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import http.client
 import io
+import itertools
 import json
 import os
 import re
@@ -19,6 +21,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,7 +40,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from running import PATIENCE, Running, run_app
 
-from fracture.web import models
+from fracture.web import models, server
 
 pytest_plugins = ("running",)
 
@@ -303,6 +306,29 @@ def test_an_upload_lands_only_in_the_uploads(app: Running, name: str) -> None:
     assert not (app.uploads.parent / "up.png").exists() and not Path("/etc/cron.d/up").exists()
 
 
+@pytest.mark.parametrize(
+    "door",
+    [
+        *(f"{route}https://192.0.2.1/a.png" for route in ("file=", "file/", "proxy=", "File=")),
+        "deep_link?session_hash=a",
+        "custom_component/a/client/component/index.js",
+        "stream/a/b/1/playlist-file",
+        "process_recording",
+        "component_server",
+    ],
+)
+def test_doors_that_nobody_needs_are_closed(app: Running, door: str) -> None:
+    """Gradio would fetch addresses, write a session's state to the disk, turn over videos."""
+    for method in ("GET", "HEAD", "POST"):
+        assert send(app, method, f"/gradio_api/{door}").status == 403
+    assert "LEFT THE MACHINE" not in app.log.read_text()
+
+
+def test_results_are_not_kept_on_the_way(app: Running) -> None:
+    path = post_file(app, "film.png", a_png(seed=10))
+    assert send(app, "GET", f"/gradio_api/file={path}").headers["cache-control"] == "no-store"
+
+
 # --- headers ---------------------------------------------------------------------------------
 
 
@@ -316,6 +342,7 @@ def test_every_kind_of_answer_has_the_headers(app: Running) -> None:
         ("GET", "/no/such/page"),
         ("GET", f"/gradio_api/file={path}"),
         ("GET", "/gradio_api/file=/etc/passwd"),
+        ("GET", "/gradio_api/file=https://example.com/"),
         ("GET", "/gradio_api/info"),
         ("POST", "/gradio_api/upload"),
         ("POST", "/gradio_api/call/read"),
@@ -418,6 +445,82 @@ def test_nothing_about_a_film_is_kept_or_logged(random_checkpoints: Path, tmp_pa
     for secret in (*PATIENT, "broken", ".dcm"):
         assert secret not in log, log
     assert "LEFT THE MACHINE" not in log
+
+
+def test_no_visitor_is_remembered(tmp_path: Path) -> None:
+    """Gradio would keep each session's last answer in memory, every block's settings, each file's
+    name and each request's time; and answers that nobody fetched, by the thousand."""
+    path = tmp_path / "Quennevale.png"
+    path.write_bytes(b"no film")
+    code = f"""
+import app, httpx, time
+from gradio_client import Client, handle_file
+_, url, _ = app.demo.launch(prevent_thread_lock=True, quiet=True)
+client = Client(url, verbose=False)
+said, _ = client.predict(file=handle_file({str(path)!r}), api_name="/read")
+print(said["file"], said["status"])
+sessions = app.demo.state_holder.session_data.values()
+print(len(sessions) > 0, [part for session in sessions for part in session.components])
+print(any(app.demo.temp_file_sets))
+app.KEEP_SECONDS, until = 0, time.monotonic() + 60
+while any(app.demo.temp_file_sets) and time.monotonic() < until:
+    time.sleep(0.2)
+print(app.demo.temp_file_sets[0])
+for number in range(300):
+    body = {{"data": [None, "default", "gradcam", "verdict", False]}}
+    httpx.post(url + "gradio_api/call/read", json=body, trust_env=False)
+queue = app.demo._queue
+print(len(queue.pending_messages_per_session), len(queue.event_analytics))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "uploads")},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    lines = ["Quennevale.png error", "True []", "True", "set()", "256 100"]
+    assert done.stdout.splitlines() == lines, done.stderr[-2000:]
+
+
+def test_the_sweep_takes_what_is_old_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("old/film.png", "new/film.png", "both/old.png", "both/new.png", "empty"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name == "empty" else path.write_bytes(b"film")
+    hour_ago = time.time() - 3600
+    for name in ("old/film.png", "both/old.png", "empty"):
+        os.utime(tmp_path / name, (hour_ago, hour_ago))
+    server.sweep(tmp_path, 600)
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert left == ["both/new.png", "new/film.png"] and not (tmp_path / "empty").exists()
+    server.sweep(tmp_path, -1)
+    server.sweep(tmp_path, -1)  # a folder counts as changed when its last file went
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sweep_goes_on_while_uploads_arrive(tmp_path: Path) -> None:
+    """Gradio's own deletion stops for good when a film comes while it looks through its list."""
+    stop = threading.Event()
+
+    def arrive() -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            (tmp_path / f"{number % 500}").mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):
+                (tmp_path / f"{number % 500}" / "film.png").write_bytes(b"film")
+
+    arriving = threading.Thread(target=arrive)
+    arriving.start()
+    try:
+        for _ in range(20):
+            server.sweep(tmp_path, -1)
+    finally:
+        stop.set()
+        arriving.join()
 
 
 # --- nothing leaves --------------------------------------------------------------------------

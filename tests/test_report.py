@@ -55,11 +55,21 @@ def test_everything_is_on_the_page_but_the_patient() -> None:
     assert "Doe" not in text and "1980" not in text
 
 
+def test_an_unbroken_films_map_is_called_what_it_is() -> None:
+    unbroken = Prediction("ok", "No fracture", SHARES, ())
+    text = words(page(prediction=unbroken, target=""))
+    assert "What looked most suspicious (Grad-CAM)" in text and "not suspicious enough" in text
+    assert "spoke" not in text
+
+
 @pytest.mark.parametrize(
     ("said", "wanted"),
     [
         (Prediction("refused", None, {}, ("It is a cat.",)), "No verdict It is a cat."),
-        (Prediction("refused", "Simple", SHARES, ("A cat.",)), "insisted on: simple fracture"),
+        (
+            Prediction("refused", "Simple", SHARES, ("A cat.",)),
+            f"insisted on: simple fracture {report.INSISTED} A cat.",
+        ),
         (Prediction("uncertain", "Simple", SHARES, ()), "Not sure: perhaps simple fracture"),
         (Prediction("ok", "No fracture", SHARES, ()), "diagnosis. Fracture is not"),
     ],

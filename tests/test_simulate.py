@@ -154,6 +154,7 @@ def test_left_is_the_mirror_of_right() -> None:
         ({"bone": "skull"}, "The bone must be one of"),
         ({"pattern": "crushed"}, "The pattern must be one of"),
         ({"bone": "metacarpal", "pattern": "torus"}, "not on offer"),
+        ({"bone": "fibula", "pattern": "torus"}, "not on offer"),
         ({"fragments": 3}, "The number of fragments of a transverse fracture of a tibia is always"),
         ({"pattern": "multifragmentary", "fragments": 40}, "must be between 5 and 14; got 40"),
         ({"pattern": "multifragmentary", "fragments": 6.5}, "must be whole"),
@@ -258,10 +259,32 @@ def test_random_settings_repeat_and_cover_everything() -> None:
         ({"bone": "radius", "pattern": "torus"}, "23r-M/2.1"),
         ({"bone": "tibia", "pattern": "greenstick"}, "42t-D/2.1"),
         ({"bone": "fibula", "pattern": "wedge"}, "4F2B"),
+        # types of the lower end outside the joint: the booklet's 13A3, 33A3, 43A3 and 43A1
+        ({"bone": "humerus", "pattern": "multifragmentary", "segment": "distal"}, "13A3"),
+        ({"bone": "femur", "pattern": "multifragmentary", "segment": "distal"}, "33A3"),
+        ({"bone": "tibia", "pattern": "multifragmentary", "segment": "distal"}, "43A3"),
+        ({"bone": "tibia", "pattern": "transverse", "segment": "distal"}, "43A1"),
     ],
 )
 def test_ao_codes(settings: dict, code: str) -> None:
     assert sim.ao_code(Settings(**settings)) == code
+
+
+def test_attenuation_as_nist_tabulates_it() -> None:
+    """Linear attenuation per mm at 60 keV, and monotone in between (NIST SRD 126, table 4)."""
+    from fracture import xray
+
+    kev = np.array([60.0])
+    for material, mass, density in (
+        (xray._BONE, 0.3148, 1.92),
+        (xray._SOFT, 0.2048, 1.06),
+        (xray._FAT, 0.1974, 0.95),
+        (xray._ALUMINIUM, 0.2778, 2.70),
+    ):
+        assert xray._per_mm(material, kev)[0] == pytest.approx(mass * density / 10)
+        assert (np.diff(xray._per_mm(material, np.linspace(15, 100, 50))) < 0).all()
+    # soft tissue is all but muscle, whose row for 15 keV reads 1.693 (they differ in salts only)
+    assert xray._SOFT[0][0] == pytest.approx(1.693, rel=0.005)
 
 
 def test_metacarpal_code_names_the_ray() -> None:

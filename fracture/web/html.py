@@ -47,6 +47,8 @@ class Reading:
         size: (width, height) of the film in pixels.
         heat: data URI of the heatmap, "" where there is none.
         target: the class that the heatmap explains.
+        doubt: nobody asked for that class and it is not the verdict, "No fracture": the heatmap
+            shows the most suspicious place.
         place: where the map is warmest, in words.
         method: the title of the heatmap's method.
     """
@@ -61,6 +63,7 @@ class Reading:
     size: tuple[int, int] = (1, 1)
     heat: str = ""
     target: str = ""
+    doubt: bool = False
     place: str = ""
     method: str = ""
 
@@ -171,7 +174,8 @@ def _pane(reading: Reading, titled: bool) -> str:
     name = escape(reading.name, quote=True)
     heat = ""
     if reading.heat:
-        alt = f"Heatmap of {reading.model} for {reading.target}: warmest in {reading.place}."
+        what = "what looked most suspicious" if reading.doubt else reading.target
+        alt = f"Heatmap of {reading.model} for {what}: warmest in {reading.place}."
         heat = f'<img class="fx-heat" src="{reading.heat}" alt="{escape(alt, quote=True)}">'
     title = ""
     if titled:
@@ -190,14 +194,22 @@ def _pane(reading: Reading, titled: bool) -> str:
 
 def meaning(readings: Sequence[Reading]) -> str:
     """Return the one sentence on what the picture says and what it cannot say."""
-    targets = sorted({reading.target for reading in readings if reading.heat})
-    if not targets:
+    explained = {(reading.target, reading.doubt) for reading in readings if reading.heat}
+    if not explained:
         return "The film as it was dropped. Without a verdict there is nothing to explain."
-    spoken = f"for <b>{escape(targets[0])}</b>"
-    if len(targets) > 1:
-        spoken = "for each model’s own verdict"
+    suspicious = "the place that looked most suspicious, though not suspicious enough"
+    doubts = {doubt for _, doubt in explained}
+    if doubts == {True}:
+        shown = suspicious
+    elif len(explained) == 1:
+        [(target, _)] = explained
+        shown = f"which parts of the film spoke most for <b>{escape(target)}</b>"
+    else:
+        shown = "which parts of the film spoke most for each model’s own verdict"
+        if True in doubts:
+            shown += f" or, where that is no fracture, {suspicious}"
     return (
-        f"Warm colours show which parts of the film spoke most {spoken}; they show where the "
+        f"Warm colours show {shown}; they show where the "
         "model looked, not where the bone is broken, and they cannot tell whether it is right."
     )
 

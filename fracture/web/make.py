@@ -29,6 +29,13 @@ from fracture.web import html, models, pictures, plate
 from fracture.web.reading import Request, Upload, look
 
 SCRIPT = plate.READ_SCRIPT + (plate.HERE / "make.js").read_text(encoding="utf-8")
+# The plot appears far below the button that asked for it.
+PLOT_SCRIPT = """
+watch("value", () => setTimeout(() => {
+  const plot = element.querySelector(".fx-sweep");
+  if (plot) plot.scrollIntoView({ behavior: "smooth", block: "start" });
+}, 100));
+"""
 FIRST = Settings(bone="tibia", pattern="wedge", displacement=6, seed=4)
 STEPS = 9  # films of a sweep
 
@@ -136,7 +143,9 @@ def made(settings: Settings, model: str = models.DEFAULT) -> tuple[str, str]:
         '<details class="fx-answer-key" data-do="key"><summary>The truth, and how well the map '
         f"meets it</summary>{''.join(f'<p>{escape(w)}</p>' for w in words)}</details>"
     )
-    view = plate.view(answer.reading, layer, label="Simulated film", tools=tools, below=below)
+    view = plate.view(
+        answer.reading, layer, label="Simulated film", tools=tools, below=below, pinned=True
+    )
     return view, html.verdict_card(answer.reading)
 
 
@@ -148,9 +157,9 @@ def _truth(settings: Settings, code: str) -> str:
 def _overlap(found: stress.Overlap) -> str:
     hit = "lies on" if found.hit else "misses"
     return (
-        f"The map's warmest point {hit} the fracture. {found.energy:.0%} of its heat is on it, "
-        f"which covers {found.area:.1%} of the film; above {found.cut:.0%} of the greatest heat "
-        f"the two overlap by {found.iou:.0%} (intersection over union)."
+        f"The map's warmest point {hit} the fracture. {100 * found.energy:.0f} % of its heat is on "
+        f"it, which covers {100 * found.area:.1f} % of the film; above {100 * found.cut:.0f} % of "
+        f"the greatest heat the two overlap by {100 * found.iou:.0f} % (intersection over union)."
     )
 
 

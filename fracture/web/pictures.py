@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILM_SIDE = 1280
-HEAT_SIDE = 512
+HEAT_SIDE = 320  # a map is smooth: the browser draws it larger, and phones wait for less
 THUMB_SIDE = 112
 COLORMAP = "plasma"
 OPACITY = 0.7  # of the heatmap at its hottest, until somebody moves the slider

@@ -83,12 +83,14 @@ def stack(reading: Reading, layers: str = "", more: str = "") -> str:
 
 def view(
     reading: Reading, layers: str = "", *, label: str, tools: str = "", below: str = "",
-    more: str = "",
+    more: str = "", pinned: bool = False,
 ) -> str:  # fmt: skip
     """A film with its layers, the slider for the heat and the colour scale.
 
     label: what the part is called. tools: further controls beside the slider. below: HTML under
-    the film. more: attributes of the film's frame. Returns "" if the film could not be read.
+    the film. more: attributes of the film's frame. pinned: on a phone the film, with its verdict in
+    one line, stays in sight while controls far below are moved. Returns "" if the film could not
+    be read.
     """
     if not reading.film:
         return ""
@@ -106,12 +108,22 @@ def view(
             'alt="Colour scale from cold to warm"><span>said most</span></div>'
         )
     bar = f'<div class="fx-tools">{fade}{tools}</div>' if fade or tools else ""
+    now = f'<figcaption class="fx-now" aria-hidden="true">{_now(reading)}</figcaption>'
     return (
-        f'<section class="fx-view" aria-label="{escape(label, quote=True)}">'
+        f'<section class="fx-view{" fx-pinned" if pinned else ""}" '
+        f'aria-label="{escape(label, quote=True)}">'
         f'<div class="fx-panes" data-count="1"><figure class="fx-pane">'
-        f"{stack(reading, layers, more)}</figure></div>{bar}{legend}{below}"
+        f"{stack(reading, layers, more)}{now if pinned else ''}</figure></div>"
+        f"{bar}{legend}{below}"
         f'<p class="fx-notice fx-full-only">{html.NOTICE}</p></section>'
     )
+
+
+def _now(reading: Reading) -> str:
+    """The verdict in one line."""
+    if reading.label is None:
+        return html.status_words(reading)
+    return f"{html.status_words(reading)} · {html.percent(reading.probabilities[reading.label])}"
 
 
 def sentence(text: str, *, unseen: bool = False) -> str:

@@ -24,7 +24,7 @@ element.addEventListener("submit", (event) => {
   event.preventDefault();
   const label = form().querySelector("[name=label]:checked");
   if (!mark) {
-    tell("Mark the fracture first: click it on the film, or draw a box around it.");
+    tell("Mark the fracture first: tap or click it on the film, or draw a box around it.");
     film().focus();
     return;
   }

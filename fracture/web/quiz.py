@@ -154,7 +154,8 @@ def ask(game: Game, klass: Class, problem: str = "") -> str:
         'max="200" value="100"></label></span></div></div>'
         f'<form class="fx-card fx-answer" novalidate>{_progress(game, shown.number)}'
         f'<h2 class="fx-head" tabindex="-1"><span>Where is it broken, and how?</span></h2>'
-        '<p class="fx-step"><b>1.</b> Click the fracture on the film, or drag a box around it. '
+        '<p class="fx-step"><b>1.</b> Tap or click the fracture on the film, or draw a box around '
+        "it. "
         '<output class="fx-marked">Nothing is marked yet.</output></p>'
         f"<fieldset><legend><b>2.</b> Simple or comminuted?</legend>{choices}</fieldset>"
         '<label class="fx-sure"><span><b>3.</b> How sure are you? '
@@ -229,10 +230,11 @@ def _place_words(mark: Mark) -> str:
     if score.hit is None or score.distance is None:
         return "Nobody has marked the place on this film, so only the class counts."
     if score.iou is not None:
-        return f"Your box overlaps with the true one by {score.iou:.0%}."
+        return f"Your box overlaps with the true one by {100 * score.iou:.0f} %."
     if score.hit:
         return "Your mark is on the fracture."
-    return f"Your mark is {score.distance:.0%} of the film's diagonal away from the fracture."
+    away = f"{100 * score.distance:.0f} % of the film's diagonal"
+    return f"Your mark is {away} away from the fracture."
 
 
 def _comparison(mark: Mark) -> str:
@@ -247,7 +249,7 @@ def _comparison(mark: Mark) -> str:
         body.append(
             f'<tr><th scope="row">{who}</th><td>{answer.label} <span aria-label='
             f'"{"right" if score.right else "wrong"}">{tick}</span></td>'
-            f"<td>{answer.sureness:.0f} %</td><td>{place}</td>"
+            f"<td>{html.percent(answer.sureness / 100)}</td><td>{place}</td>"
             f'<td class="fx-number">{score.points:.1f} of {score.most:.0f}</td></tr>'
         )
     return (
@@ -336,9 +338,9 @@ def _calibration_words(own: Summary) -> str:
 def _against(own: Summary, model: Summary | None) -> str:
     if model is None:
         return ""
-    if own.brier < model.brier:
-        return "Your sureness told more than the model's probabilities did."
-    return "The model's probabilities told more than your sureness did."
+    better, worse = ("You", "the model") if own.brier < model.brier else ("The model", "you")
+    said = f"{better} beat {worse} by the Brier score"
+    return said + ("." if min(own.brier, model.brier) < 0.25 else ", and a coin beats both.")
 
 
 def csv_uri(text: str) -> str:
@@ -406,8 +408,8 @@ def _class_words(rows: Sequence[Result]) -> str:
     model = sum(row.model_right for row in rows) / films
     people = f"{len(rows)} players" if len(rows) > 1 else "One player"
     return (
-        f"{people}: {right:.0%} of the answers are right, said with {sure:.0f} % sureness. "
-        f"The model is right on {model:.0%}."
+        f"{people}: {100 * right:.0f} % of the answers are right, said with {sure:.0f} % sureness. "
+        f"The model is right on {100 * model:.0f} %."
     )
 
 
@@ -419,13 +421,20 @@ def invitation(code: str) -> str:
         return ""
     return (
         f'<div class="fx-card fx-invite" role="status"><p>The code for the class: <b>{code}</b></p>'
-        f'<p>or this address: <a href="?quiz={quote(code)}">?quiz={quote(code)}</a></p></div>'
+        f'<p>or this address: <a href="?quiz={quote(code)}">?quiz={quote(code)}</a></p>'
+        '<p class="fx-own fx-small" hidden>This address works on this computer only. Open the page '
+        "by the computer's address in your network, and make the code there.</p></div>"
     )
 
 
-# Writes the whole address out, so that it can be copied from the projector.
+# Writes the whole address out, so that it can be copied from the projector; one that leads no phone
+# here says so.
 INVITE_SCRIPT = """
-watch("value", () => element.querySelectorAll("a").forEach((a) => { a.textContent = a.href; }));
+watch("value", () => {
+  element.querySelectorAll("a").forEach((a) => { a.textContent = a.href; });
+  const own = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+  element.querySelectorAll(".fx-own").forEach((note) => { note.hidden = !own; });
+});
 """
 
 

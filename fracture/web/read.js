@@ -14,7 +14,11 @@ element.addEventListener("input", (event) => {
   heat = event.target.value;
   fade();
 });
-watch("value", fade);
+watch("value", () => {
+  fade();
+  if (document.fullscreenEnabled) return; // an iPhone lets no picture fill the screen
+  element.querySelectorAll("[data-do=full]").forEach((button) => button.remove());
+});
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do=full]");

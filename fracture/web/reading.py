@@ -85,6 +85,8 @@ def _decode(upload: Upload) -> Film:
 
 
 def _read(film: Film, request: Request, thumbnail: bool) -> Answer:
+    from fracture.cam import default_target
+
     classifier = models.classifier(request.model)
     title = models.TITLES[request.model]
     wanted = None if request.target == VERDICT else request.target
@@ -100,6 +102,7 @@ def _read(film: Film, request: Request, thumbnail: bool) -> Answer:
         reasons += (f"{title} draws no {models.METHODS[request.method]} map; this is its own.",)
     if prediction.label is None or not known:
         heatmap = None
+    target = wanted or (default_target(prediction.probabilities) if prediction.label else "")
     drawn = heatmap is not None and not thumbnail
     height, width = film.display.shape[:2]
     reading = Reading(
@@ -114,7 +117,8 @@ def _read(film: Film, request: Request, thumbnail: bool) -> Answer:
         ),
         size=(width, height),
         heat=pictures.heat_uri(heatmap) if drawn else "",
-        target=wanted or prediction.label or "",
+        target=target,
+        doubt=wanted is None and target != (prediction.label or ""),
         place=pictures.warmest_place(heatmap) if drawn else "",
         method=models.METHODS[method],
     )

@@ -5,7 +5,11 @@ ASGI layers and a route for Starlette, under which Gradio runs.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+import time
+from pathlib import Path
 
 from starlette.responses import JSONResponse, PlainTextResponse
 
@@ -21,11 +25,24 @@ HEADERS = {
 }
 
 
-class Guard:
-    """ASGI layer: sane response headers, and no fetching of other servers' addresses.
+# What Gradio would do for whoever asks and nothing here needs: fetch other servers' addresses,
+# write a session's state to the disk, work on videos, call into components.
+CLOSED = (
+    "/file=http",
+    "/file/http",
+    "/proxy=",
+    "/deep_link",
+    "/process_recording",
+    "/component_server",
+    "/custom_component/",
+    "/stream/",
+)
 
-    Gradio would fetch `/gradio_api/file=https://...` on behalf of whoever asks. Nothing here needs
-    that, and nothing is to leave the machine.
+
+class Guard:
+    """ASGI layer: sane response headers, and none of Gradio's doors that nobody here needs.
+
+    What somebody sent or was answered is never kept by a browser or a proxy on the way.
     """
 
     def __init__(self, app):
@@ -34,21 +51,23 @@ class Guard:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if any(mark in scope["path"].lower() for mark in ("/file=http", "/file/http", "/proxy=")):
-            refusal = PlainTextResponse("Addresses on the web are not fetched here.", 403)
-            return await refusal(scope, receive, send)
+        path, app, headers = scope["path"].lower(), self.app, HEADERS
+        if any(mark in path for mark in CLOSED):
+            app = PlainTextResponse("This door is closed here.", 403)
+        elif "/file=" in path or "/file/" in path:
+            headers = {**HEADERS, "cache-control": "no-store"}
 
         async def send_with_headers(message):
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}
                 message["headers"] += [
                     (name.encode(), value.encode())
-                    for name, value in HEADERS.items()
+                    for name, value in headers.items()
                     if name.encode() not in given
                 ]
             await send(message)
 
-        return await self.app(scope, receive, send_with_headers)
+        return await app(scope, receive, send_with_headers)
 
 
 async def health(request) -> JSONResponse:
@@ -74,3 +93,19 @@ class LoadLater:
         if scope["type"] == "http" and scope["path"] == "/" and not self.begun:
             self.begun = True
             threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
+
+
+def sweep(folder: Path, age: float) -> None:
+    """Delete what lies below `folder`: files older than `age` seconds, and folders left empty.
+
+    Gradio could delete, too, but its task ends for good when an upload arrives while it looks.
+    """
+    oldest = time.time() - age
+    for place, _, names in os.walk(folder, topdown=False):
+        paths = [(os.path.join(place, name), os.remove) for name in names]
+        if place != str(folder):
+            paths.append((place, os.rmdir))
+        for path, remove in paths:
+            with contextlib.suppress(OSError):  # gone, or a folder that is not empty
+                if os.lstat(path).st_mtime < oldest:
+                    remove(path)

@@ -114,26 +114,32 @@ def shown(upload: Upload | None, strain: Strain) -> tuple[str, str]:
     except FilmError as error:
         return "", html.verdict_card(failure(str(error)))
     reading = look(Upload("", spoilt.name), Request(), film=spoilt).reading
-    return _view(reading), _card(reading, bench, strain)
+    return _view(reading, strain), _card(reading, bench, strain)
 
 
-def _view(reading: Reading, below: str = "", label: str = "Film under strain") -> str:
+def _view(
+    reading: Reading, strain: Strain, below: str = "", label: str = "Film under strain"
+) -> str:
     tools = (
         '<button type="button" class="fx-tool" data-do="box" aria-pressed="false">'
-        "Draw with a finger</button>"
-        '<button type="button" class="fx-tool" data-do="full">Full screen</button>'
+        "Erase with a finger</button>"
     )
+    if strain.hidden is not None:
+        tools += '<button type="button" class="fx-tool" data-do="clear">Bring it back</button>'
+    tools += '<button type="button" class="fx-tool" data-do="full">Full screen</button>'
     return plate.view(
         reading,
         '<span class="fx-cross" aria-hidden="true"></span>',
         label=label,
         tools=tools,
         below=below
-        or '<p class="fx-small">Drag a box over the film to paint a place over with '
-        "what lies around it. With the keyboard: arrow keys move the cross on the film, Shift "
-        "with arrow keys draws the box.</p>",
+        or '<p class="fx-small">Drag a box over the film to erase a place: it is painted over with '
+        'what lies around it. <span class="fx-with-keys">With the keyboard: arrow keys move the '
+        "cross on the film, Shift with arrow keys draws the box, Escape brings the place back."
+        "</span></p>",
         more=' data-do="mark" tabindex="0" role="application" aria-label="The film. Drag a box to '
-        'hide a place; Escape shows it again."',
+        'erase a place; Escape brings it back."',
+        pinned=True,
     )
 
 
@@ -167,23 +173,27 @@ def mind_changing(upload: Upload | None, strain: Strain) -> Iterator[tuple[str, 
     state = None
     places = stress.occlude(film, models.classifier().predict, seconds=SECONDS)
     for count, state in enumerate(places, start=1):
-        if count % 5 == 0:
-            yield _occluded(base, film, state, done=False)
+        if count == 1 or count % 5 == 0:
+            yield _occluded(base, film, strain, state, done=False)
     if state is None:
         yield "", plate.sentence("There is no verdict on this film, so none can change.")
         return
-    yield _occluded(base, film, state, done=True)
+    yield _occluded(base, film, strain, state, done=True)
 
 
-def _occluded(base: Reading, film: Film, state: stress.Occlusion, *, done: bool) -> tuple[str, str]:
+def _occluded(
+    base: Reading, film: Film, strain: Strain, state: stress.Occlusion, *, done: bool
+) -> tuple[str, str]:
     heat = state.heat(film.pixels.shape)
     reading = replace(
         base, heat=pictures.heat_uri(heat), target=state.label, place=pictures.warmest_place(heat)
     )
     words = _mind_words(state, done)
-    below = f'<p class="fx-meaning" aria-hidden="true">{escape(words)}</p>'
-    # the words stand below the film; those who do not see it hear them from the status line
-    return _view(reading, below, "What would change its mind"), plate.sentence(words, unseen=True)
+    below = f'<p class="fx-meaning fx-minding" aria-hidden="true">{escape(words)}</p>'
+    # the words stand below the film; those who do not see it hear them from the status line, which
+    # a phone shows as well: there the film's own words are far above the button
+    view = _view(reading, strain, below, "What would change its mind")
+    return view, plate.sentence(words, unseen=True)
 
 
 def _mind_words(state: stress.Occlusion, done: bool) -> str:

@@ -43,7 +43,7 @@ def download(upload: Upload, request: Request, kind: str) -> tuple[str, str]:
         pictures.shrink(answer.film.display, report.LONGEST),
         None if answer.heatmap is None else pictures.shrink(answer.heatmap, report.LONGEST),
         Prediction(reading.status, reading.label, reading.probabilities, reading.reasons),
-        reading.target,
+        "" if reading.doubt else reading.target,
         reading.method,
         reading.model,
         _version(request.model),
