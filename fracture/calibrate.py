@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMINUTED, SIMPLE, NONE = CLASSES
 FOLDS = 5
+REFUSED = 0.02  # the share of real films that may be taken for pictures of something else
 COVERAGE = 0.8  # the share of clear films that the model should answer
 FEWEST = 5  # films below which a part of the films is not measured by itself
 
@@ -83,6 +84,8 @@ def table_of(rows_by_fold: dict[int, list[Json]]) -> Table:
 def fit_plan(table: Table, base: Plan) -> Plan:
     """The `Plan` whose two logistic regressions are fitted on the table's clear films.
 
+    It refuses the `REFUSED` most foreign of the table's films.
+
     base: the plan whose places and sides are kept, and whose weights are where the table has one
     class only. A light ridge (C = 10) keeps weights finite if a few films are all separated.
     """
@@ -99,6 +102,7 @@ def fit_plan(table: Table, base: Plan) -> Plan:
         base,
         fractured=fit(clear.column("fractured"), clear.label != NONE, base.fractured),
         comminuted=fit(broken.column("comminuted"), broken.label == COMMINUTED, base.comminuted),
+        foreign=round(float(np.quantile(table.column("foreign"), 1 - REFUSED)), 4),
     )
 
 
@@ -107,6 +111,11 @@ def probabilities(table: Table, plan: Plan) -> np.ndarray:
     fractured = sigmoid(table.column("fractured") @ np.array(plan.fractured))
     comminuted = sigmoid(table.column("comminuted") @ np.array(plan.comminuted))
     return np.stack([fractured * comminuted, fractured * (1 - comminuted), 1 - fractured], axis=1)
+
+
+def refused(rows: list[Json], plan: Plan) -> np.ndarray:
+    """bool (n,): films and other pictures that get no verdict by this plan."""
+    return np.array([row["unfit"] or row["foreign"] > plan.foreign for row in rows], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,15 @@ def cross_fit(table: Table, base: Plan) -> Answers:
         p[own] = probabilities(table.where(own), plan)
         uncertain[own], cut[own] = thresholds_of(others, plan)
     return Answers(p, uncertain, cut)
+
+
+def cross_refused(table: Table, base: Plan) -> np.ndarray:
+    """bool (n,): films that get no verdict by a plan from the other parts' films."""
+    found = np.zeros(len(table.rows), dtype=bool)
+    for part in np.unique(table.part):
+        own = table.part == part
+        found[own] = refused(table.where(own).rows, fit_plan(table.where(~own), base))
+    return found
 
 
 def surest(sureness: np.ndarray, share: float = COVERAGE) -> np.ndarray:

@@ -34,9 +34,11 @@ from fracture.calibrate import (
     Answers,
     Table,
     cross_fit,
+    cross_refused,
     fit_plan,
     logit,
     probabilities,
+    refused,
     surest,
     table_of,
     thresholds_of,
@@ -173,22 +175,26 @@ def abstention(table: Table, answers: Answers) -> Json:
     }
 
 
-def refusal(table: Table, foreign: Sequence[Json]) -> Json:
-    """How often a picture gets no verdict at all: real films, and pictures of other things."""
+def refusal(table: Table, foreign: list[Json], plan: Plan) -> Json:
+    """How often a picture gets no verdict at all: real films, and pictures of other things.
 
-    def rate(rows: Sequence[Json]) -> Json:
-        refused = np.array([row["refused"] for row in rows])
-        w = metrics.resample([row["group"] for row in rows])
-        return {"pictures": len(rows), "refused": metrics.interval(metrics.mean(refused, w))}
+    foreign: rows of the latter, which no threshold was fitted on.
+    """
 
-    kinds = sorted({row["source"] for row in foreign})
-    unclear = [row for row, clear in zip(table.rows, table.clear, strict=True) if not clear]
+    def rate(groups: np.ndarray, given_none: np.ndarray) -> Json:
+        share = metrics.interval(metrics.mean(given_none, metrics.resample(groups)))
+        return {"pictures": len(groups), "refused": share}
+
+    real, clear = cross_refused(table, plan), table.clear
+    others = refused(foreign, plan)
+    group = np.array([row["group"] for row in foreign])
+    kind = np.array([row["source"] for row in foreign])
     return {
-        "real": rate(table.rows),
-        "real_clear": rate(table.where(table.clear).rows),
-        "real_unclear": rate(unclear) if unclear else None,
-        "foreign": rate(foreign),
-        "by_kind": {kind: rate([r for r in foreign if r["source"] == kind]) for kind in kinds},
+        "real": rate(table.group, real),
+        "real_clear": rate(table.group[clear], real[clear]),
+        "real_unclear": rate(table.group[~clear], real[~clear]) if not clear.all() else None,
+        "foreign": rate(group, others),
+        "by_kind": {str(k): rate(group[kind == k], others[kind == k]) for k in np.unique(kind)},
     }
 
 
@@ -395,7 +401,7 @@ def measure(options: argparse.Namespace) -> Json:
         "fracture": fractured_or_not(table, answers),
         "three_classes": three_classes(table, answers),
         "abstention": abstention(table, answers),
-        "refusal": refusal(table, foreign),
+        "refusal": refusal(table, foreign, plan),
         "explanation": explained,
         "cross_source": cross_source(options, records, table),
     }

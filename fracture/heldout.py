@@ -29,6 +29,7 @@ from fracture.calibrate import FOLDS
 from fracture.checkpoint import fill, load_checkpoint
 from fracture.classifier import Classifier
 from fracture.film import Film, read_film
+from fracture.gate import IN_COLOUR
 from fracture.labels import CLASSES, Box, Record, group_folds
 from fracture.looktwice import LookTwice, Plan, Sight
 
@@ -306,7 +307,8 @@ def look_at(instruments: Instruments, specimen: Specimen) -> tuple[dict[str, Any
         "fractured": fractured.round(5).tolist(),
         "comminuted": comminuted.round(5).tolist(),
         "peak": [round(v, 5) for v in peak_of(sight)],
-        "refused": bool(film.problems or sight.problems),
+        "unfit": bool(film.problems) or IN_COLOUR in sight.problems,
+        "foreign": round(instruments.model.foreignness(sight.pooled), 4),
         "maps": {},
     }
     if inside is not None:

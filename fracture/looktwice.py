@@ -95,6 +95,7 @@ class Plan:
     log-odds of a fracture, `comminuted` weighs (locator, reader, 1) to the log-odds of comminuted
     among the fractured: two logistic regressions fitted on held-out folds, which also calibrate.
     `mirrored`: the first look is the mean of one at the film and one at its mirror image.
+    `foreign`: what is more foreign than this (`LookTwice.foreignness`) gets no verdict.
     """
 
     places: int = 2
@@ -102,6 +103,7 @@ class Plan:
     fractured: tuple[float, float, float, float] = (0.5, 0.5, 0.0, 0.0)
     comminuted: tuple[float, float, float] = (0.5, 0.5, 0.0)
     mirrored: bool = True
+    foreign: float = 0.0
 
     @classmethod
     def from_metadata(cls, values: Mapping[str, Any]) -> Plan:
@@ -234,7 +236,7 @@ class LookTwice(nn.Module):
         self.plan = plan or Plan()
         self.locator = Locator()
         self.reader = TransferClassifier(LITE0, CLASSES)
-        self.gate = nn.Linear(self.locator.head.in_features, 1)  # above 0: no limb
+        self.gate = nn.Linear(self.locator.head.in_features, 1)  # above 0 or so: no limb
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, -1.0)  # until `fracture.gate.fit_gate`, let all pass
 
@@ -249,7 +251,7 @@ class LookTwice(nn.Module):
         sight = self.look(film.pixels)
         if colourfulness(film.display) > COLOURFUL:
             return replace(sight, problems=(IN_COLOUR,))
-        if self.foreignness(sight.pooled) > 0:
+        if self.foreignness(sight.pooled) > self.plan.foreign:
             return replace(sight, problems=(NOT_A_LIMB,))
         return sight
 

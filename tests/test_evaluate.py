@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def made_up_rows(count: int, seed: int = 0, strength: float = 2.0) -> list[dict]
             "fractured": [*(strength * broken + rng.normal(0, 1, 3)), 1.0],
             "comminuted": [*(strength * kind + rng.normal(0, 1, 2)), 1.0],
             "peak": [0.5, 0.5, 0.5],
-            "refused": i % 50 == 7,
+            "unfit": i % 50 == 7,
+            "foreign": -1 - i / count,
             "maps": maps,
         }
         if maps:
@@ -94,9 +96,11 @@ def evaluation(table: calibrate.Table) -> dict:
         "refusal": evaluate.refusal(
             table,
             [
-                {"group": f"g{i}", "source": "cat" if i % 4 else "labels", "refused": i != 3}
+                {"group": f"g{i}", "source": "cat" if i % 4 else "labels", "unfit": i == 1,
+                 "foreign": 1.0 if i != 3 else -3.0}
                 for i in range(20)
             ],
+            plan,
         ),
         "explanation": pointing.explanation(table, answers),
         "cross_source": {},
@@ -134,7 +138,7 @@ def test_fitted_plan_calibrates_and_keeps_places_and_sides() -> None:
 def test_one_class_alone_leaves_the_plan_as_it_was() -> None:
     rows = [row for row in made_up_rows(80) if row["label"] == SIMPLE]
     table = calibrate.Table(rows, np.zeros(len(rows), dtype=int))
-    assert calibrate.fit_plan(table, Plan()) == Plan()
+    assert replace(calibrate.fit_plan(table, Plan()), foreign=0.0) == Plan()
     assert calibrate.thresholds_of(table, Plan())[1] == 0.5
 
 
@@ -173,7 +177,12 @@ def test_the_threshold_answers_four_of_five_clear_films(table: calibrate.Table) 
 def test_refusal(evaluation: dict, table: calibrate.Table) -> None:
     found = evaluation["refusal"]
     assert found["real"]["pictures"] == len(table.rows)
-    assert found["real"]["refused"]["value"] == pytest.approx(9 / 360, abs=1e-4)
+    unfit, foreign = (table.column(name) for name in ("unfit", "foreign"))
+    out = calibrate.cross_refused(table, Plan())
+    assert out[unfit].all() and found["real"]["refused"]["value"] == pytest.approx(out.mean(), 1e-3)
+    # each part's most foreign films go, as many as the other parts' threshold lets through
+    assert calibrate.REFUSED / 2 < (out & ~unfit).mean() < calibrate.REFUSED * 1.5
+    assert foreign[out & ~unfit].min() > np.quantile(foreign, 0.95)
     assert found["foreign"]["refused"]["value"] == pytest.approx(19 / 20)
     assert found["by_kind"]["labels"]["refused"]["value"] == 1
     assert found["by_kind"]["cat"]["pictures"] == 15
