@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,16 @@ def test_readme_shows_the_committed_figures() -> None:
     assert not figures["quick"]
     readme = (REPOSITORY / "README.md").read_text()
     assert report.with_block(readme, report.block(figures)) == readme
+
+
+def test_training_is_measured_with_the_recipe_as_it_is() -> None:
+    pytest.importorskip("torchcam", reason="torchcam is not installed")
+    from fracture.bench.models import training
+
+    found = training(replace(tools.QUICK, rounds=1))
+    for network in ("locator", "reader"):
+        assert 0 < found[network]["loader_share"] < 1
+        assert 0 < found[network]["pictures_per_second"] < found[network]["model_alone_per_second"]
 
 
 # --- the guard: processor time on one thread, ratios far from what was measured ------------------

@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
             found = {"failed": f"{type(error).__name__}: {error}"}
         values["parts"][name] = found | {"took_s": time.perf_counter() - start}
-    values["seconds"] = round(time.perf_counter() - began)
-    options.out.write_text(json.dumps(rounded(values), indent=1) + "\n")
+        values["seconds"] = round(time.perf_counter() - began)
+        # after each part, so that a run that is cut off leaves what it has
+        options.out.write_text(json.dumps(rounded(values), indent=1) + "\n")
     print(f"wrote {options.out} after {values['seconds']} s")
     return int(any("failed" in part for part in values["parts"].values()))
 

@@ -338,11 +338,12 @@ def training(amount: Amount) -> Json:
     model = LookTwice()
     found: Json = {"films": len(films)}
     with threads(2):
+        wide = train.LocatorViews(films, 0, close=-1)  # the dearer views, of the later epochs
         for name, network, views, size, loss in (
-            ("locator", model.locator, train.LocatorViews(films, 0), 8, train.locator_loss),
+            ("locator", model.locator, wide, 8, train.locator_loss),
             ("reader", model.reader, train.ReaderViews(films, 0), 16, train.reader_loss),
         ):
-            train.freeze_stem(network.backbone)
+            fold(train.Stem(network.backbone).eval()).put_into(network.backbone)
             network.train().to(memory_format=torch.channels_last)
             found[name] = _steps(network, views, size, loss, amount.rounds)
     return found
