@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COMMINUTED, SIMPLE, NONE = CLASSES
 FOLDS = 5
-REFUSED = 0.02  # the share of real films that may be taken for pictures of something else
+REFUSED = 0.025  # the share of real films that may be taken for pictures of something else
 COVERAGE = 0.8  # the share of clear films that the model should answer
 FEWEST = 5  # films below which a part of the films is not measured by itself
 
