@@ -160,13 +160,13 @@ def _words(values: Json) -> str:
     add(
         "On simulated films: the map hits",
         _figure(values, "simulated", "hit"),
-        "The films of the other pages are computed, and the model learnt from real ones. So often "
-        "its warmest point lies on their true fracture.",
+        "The films of the other pages are computed; the model learnt from others of their kind, "
+        "and from real ones. So often its warmest point lies on their true fracture.",
     )
     add(
         "On simulated films: right order",
         _figure(values, "simulated", "auroc_kind"),
-        "AUROC of simple against comminuted on them. A model knows the films it was raised on.",
+        "AUROC of simple against comminuted on them. A model knows the kind of film it was raised on.",
     )
     return f'<ul class="fx-measures">{"".join(cards)}</ul>' if cards else ""
 
