@@ -166,7 +166,8 @@ def _words(values: Json) -> str:
     add(
         "On simulated films: right order",
         _figure(values, "simulated", "auroc_kind"),
-        "AUROC of simple against comminuted on them. A model knows the kind of film it was raised on.",
+        "AUROC of simple against comminuted on them. A model knows the kind of film it was raised "
+        "on.",
     )
     return f'<ul class="fx-measures">{"".join(cards)}</ul>' if cards else ""
 
