@@ -72,13 +72,13 @@ def read(evaluation: Path) -> Json:
     return values
 
 
-def with_block(text: str, block: str) -> str:
+def with_block(text: str, block: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """The text with what lies between the two marks replaced. Raises ValueError without them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"the text has no part between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block.strip()}\n{END}{after}"
+        raise ValueError(f"the text has no part between {marks[0]} and {marks[1]}")
+    return f"{before}{begin}\n{block.strip()}\n{end}{after}"
 
 
 def summary(values: Json) -> str:
@@ -99,7 +99,7 @@ def summary(values: Json) -> str:
         parts.append(
             f"Training took {took['simulated']:.0f} minutes on simulated films, which all folds "
             f"share, and {took['fold']:.0f} minutes a fold, on a machine with two CPU cores that "
-            "trained two folds at a time."
+            "had other work as well."
         )
     parts += [
         f"Written by `{COMMAND}` and `{COMMAND} card`. More, with failures by region and pattern: "
@@ -450,8 +450,8 @@ def ablation_section(found: Json) -> str:
 
 Fold {found["fold"]} held out: {found["films"]} clear films, {found["boxed"]} of them with
 radiologists' boxes. The map is that of the true class. Time is the median of the model and the map
-on one core; training is what the fold's own epochs took, beside another training, and leaves out
-the part on simulated films, which all folds share.
+on one core; training is what the fold's own epochs took, beside other work, and leaves out the
+part on simulated films, which all folds share.
 
 {table}
 

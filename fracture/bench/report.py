@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fracture import card
+
 BEGIN, END = "<!-- benchmark -->", "<!-- /benchmark -->"
 PLOT = "docs/benchmark.png"
 COMMAND = "python -m fracture.bench"
@@ -33,12 +35,8 @@ def write(source: Path, root: Path) -> int:
 
 
 def with_block(text: str, block: str) -> str:
-    """The text with what lies between the two marks replaced. Raises ValueError without them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the text has no part between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block.strip()}\n{END}{after}"
+    """README's text with the benchmark's part replaced. Raises ValueError if it has none."""
+    return card.with_block(text, block, (BEGIN, END))
 
 
 def block(values: Json) -> str:
