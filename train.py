@@ -696,13 +696,13 @@ def train_gate(model: LookTwice, train: Sequence[TrainFilm], args: argparse.Name
     rng = np.random.default_rng(args.seed)
     pictures = [film.levels[0].numpy() for film in films]
     pictures += [
-        np.ascontiguousarray(np.rot90(part(film.levels[0].numpy(), rng), rng.integers(4)))
+        np.ascontiguousarray(np.rot90(part(film.levels[0].numpy(), rng), turns))
         for film in films
-        for _ in range(3)
+        for turns in (0, 1, 2, 3, 0, 2)
     ]
     pictures += [draw_foreign(kind, rng) for kind in KINDS for _ in range(12)]
     limbs = [film.levels[0].numpy() for film in train]
-    quick = folded(model)
+    quick = folded(model).with_plan(replace(model.plan, mirrored=False))
     fit_gate(model.gate, pooled(quick, limbs), pooled(quick, pictures), refused=0.01)
 
 
@@ -717,7 +717,7 @@ def part(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @torch.inference_mode()
 def pooled(model: LookTwice, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """The locator's pooled features of pictures, float32 (n, 384)."""
+    """The locator's pooled features of pictures, float32 (n, 536)."""
     found = []
     for picture_ in tqdm(pictures, "pooled features", leave=False, mininterval=5):
         found.append(model.find(read_film(picture_).pixels)[3])

@@ -86,10 +86,13 @@ def light_border(grey: np.ndarray) -> np.ndarray:
     """
     flat = (grey > LIGHT) & (_around(grey, np.maximum) - _around(grey, np.minimum) < FLAT)
     border = np.zeros_like(flat)
+    corners = np.ix_([2, -3], [2, -3])  # the last pixels are often blurred
+    if not flat[corners].any():  # as of most films
+        return border
     pieces = _pieces(flat)
     outline = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
-    corners = pieces[np.ix_([2, -3], [2, -3])]  # the last pixels are often blurred
-    for number in np.unique(corners[corners > 0]):
+    at_corners = pieces[corners]
+    for number in np.unique(at_corners[at_corners > 0]):
         piece = pieces == number
         if piece.mean() < SMALLEST:
             continue

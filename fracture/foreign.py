@@ -1,8 +1,8 @@
 """Pictures that are no radiograph of a limb, drawn by our own code.
 
 What people drop by mistake, in outline: photographs, faces, pets, charts, pages of text, screens,
-blank pages, noise. Used to train and to test the refusal of foreign pictures (`fracture.gate`)
-without anybody's photographs.
+blank pages, noise, and the medical pictures of `fracture.otherfilms`. Used to train and to test
+the refusal of foreign pictures (`fracture.gate`) without anybody's photographs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-KINDS = ("photo", "face", "cat", "chart", "text", "screen", "shapes", "texture", "blank", "noise")
+from fracture.otherfilms import OTHER_FILMS
+
+KINDS = ("photo", "face", "cat", "chart", "text", "screen", "shapes", "texture", "blank", "noise",
+         *OTHER_FILMS)  # fmt: skip
 
 
 def draw_foreign(kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -24,6 +27,9 @@ def draw_foreign(kind: str, rng: np.random.Generator) -> np.ndarray:
     if kind not in KINDS:
         raise ValueError(f"no foreign picture is called {kind!r}; there are {', '.join(KINDS)}")
     height, width = (int(v) for v in rng.integers(200, 700, 2))
+    if kind in OTHER_FILMS:
+        grey = OTHER_FILMS[kind](rng, height, width)
+        return np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=2)
     picture = _DRAW[kind](rng, height, width)
     if rng.random() < 0.33:
         picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)

@@ -2,8 +2,9 @@
 
 Two questions. Colour: a radiograph is grey, or one tint (a blue film, a photographed light box);
 `colourfulness` measures what is left when one tint is taken away. Content: `fit_gate` trains a
-logistic regression on the locator's pooled features, real limb films against the
-`not_limb_radiograph` pictures of the training data and pictures drawn by `fracture.foreign`.
+logistic regression on the locator's pooled features of all levels (a drawing differs from a film in
+its edges, a spine from a leg in its shapes), real limb films against the `not_limb_radiograph`
+pictures of the training data and pictures drawn by `fracture.foreign`.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def colourfulness(display: np.ndarray) -> float:
 
 
 def fit_gate(gate: nn.Linear, limbs: np.ndarray, foreign: np.ndarray, refused: float) -> None:
-    """Fill `gate` (384 -> 1): above 0 means foreign.
+    """Fill `gate` (536 -> 1): above 0 means foreign.
 
-    limbs, foreign: float32 (n, 384), the locator's pooled features. The cut is laid so that the
+    limbs, foreign: float32 (n, 536), the locator's pooled features. The cut is laid so that the
     share `refused` of the limb films lies above it, or lower where foreign pictures leave room.
     """
     import torch
@@ -45,7 +46,7 @@ def fit_gate(gate: nn.Linear, limbs: np.ndarray, foreign: np.ndarray, refused: f
     mean, std = limbs.mean(axis=0), limbs.std(axis=0) + 1e-3
     x = (np.concatenate([limbs, foreign]) - mean) / std
     y = np.r_[np.zeros(len(limbs)), np.ones(len(foreign))]
-    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000).fit(x, y)
+    model = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000).fit(x, y)
     scores = model.decision_function(x)
     cut = float(np.quantile(scores[y == 0], 1 - refused))
     weight = model.coef_[0] / std

@@ -80,7 +80,12 @@ class Geometry:
             raise ValueError(f"a map has two dimensions and is not empty; got shape {cells.shape}")
         rows = _shares(self.box.top, self.box.height, self.film_size[0], cells.shape[0])
         columns = _shares(self.box.left, self.box.width, self.film_size[1], cells.shape[1])
-        return rows @ (cells @ columns.T)
+        # by torch: numpy's threads spin for tens of milliseconds after a product of this size, on
+        # the cores that torch's threads wait for
+        import torch  # here: whoever only decodes films need not load it
+
+        r, c, cells_ = (torch.from_numpy(np.ascontiguousarray(m)) for m in (rows, columns, cells))
+        return (r @ (cells_ @ c.T)).numpy()
 
     def _pixels_per_input(self) -> tuple[float, float]:
         """Film pixels per input pixel, along x and y."""

@@ -39,6 +39,7 @@ from fracture.models import LITE0, LITE0_INPUT, InputSpec, TransferClassifier
 LOCATOR_SIZE = (448, 384)  # height, width of a portrait film; a landscape film gets it transposed
 READER_SIZE = (224, 224)
 FLOOR = 0.3  # what a place counts for that was found but where the reader saw nothing of the class
+FADE = 0.2  # of half a patch: over this rim its map fades out
 STRIDE = 8  # one cell of the locator's map covers 8 x 8 input pixels
 
 
@@ -70,7 +71,11 @@ class Locator(nn.Module):
         return place, film
 
     def look(self, films: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, and the pooled features (B, 384) that the opinion rests on."""
+        """As `forward`, and pooled features (B, 536).
+
+        Each level's mean, finest first, then what the map looks at; the opinion on the film rests
+        on the last 384 of them, the refusal (`LookTwice.gate`) on all.
+        """
         features = self.backbone(films)
         fine = self.lateral[-1](features[-1])
         for lateral, feature in zip(self.lateral[-2::-1], features[-2::-1], strict=True):
@@ -80,9 +85,9 @@ class Locator(nn.Module):
         # the opinion rests on what lies where the map looks, and on the film as a whole
         attention = place.flatten(2).softmax(dim=-1)
         seen = (fine.flatten(2) * attention).sum(dim=-1)
-        whole = features[-1].mean(dim=(2, 3))
-        pooled = torch.cat([whole, seen], dim=1)
-        return place, self.head(self.dropout(pooled)), pooled
+        pooled = torch.cat([*(level.mean(dim=(2, 3)) for level in features), seen], dim=1)
+        deepest = pooled[:, -self.head.in_features :]
+        return place, self.head(self.dropout(deepest)), pooled
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Sight:
     place:    float32 (h, w) in [0, 1], the locator's fracture map over its input.
     where:    how the film lies in the locator's input.
     opinion:  float32 (3,), the locator's logits for the film.
-    pooled:   float32 (384,), the features under that opinion.
+    pooled:   float32 (536,), the locator's pooled features of the film as it lies.
     spots:    where on the film each of the reader's patches lies.
     features: float32 (n, 1280, 7, 7), the reader's last feature maps.
     readings: float32 (n, 3), the reader's logits.
@@ -215,7 +220,8 @@ class Sight:
             padding_mode="border",
             align_corners=False,
         )[0, 0].numpy()
-        return laid * (np.abs(grid) <= 1).all(axis=-1)
+        # it fades out towards the patch's rim, whose straight edges mean nothing
+        return laid * ((1 - np.abs(grid)) / FADE).clip(0, 1).prod(axis=-1)
 
 
 class LookTwice(nn.Module):
@@ -236,7 +242,8 @@ class LookTwice(nn.Module):
         self.plan = plan or Plan()
         self.locator = Locator()
         self.reader = TransferClassifier(LITE0, CLASSES)
-        self.gate = nn.Linear(self.locator.head.in_features, 1)  # above 0 or so: no limb
+        pooled = sum(self.locator.backbone.channels) + self.locator.smooth[1].out_channels
+        self.gate = nn.Linear(pooled, 1)  # above 0 or so: no limb
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, -1.0)  # until `fracture.gate.fit_gate`, let all pass
 
@@ -256,7 +263,7 @@ class LookTwice(nn.Module):
         return sight
 
     def foreignness(self, pooled: np.ndarray) -> float:
-        """Log-odds that a film with these pooled features (384,) is no limb radiograph."""
+        """Log-odds that a film with these pooled features (536,) is no limb radiograph."""
         return float(pooled @ self.gate.weight[0].numpy() + self.gate.bias[0].numpy())
 
     @torch.inference_mode()
@@ -299,7 +306,7 @@ class LookTwice(nn.Module):
         place = places.mean(0).numpy()
         if lies:
             place = np.ascontiguousarray(np.rot90(place, -1))
-        return place, where, opinions.mean(0).numpy(), pooled.mean(0).numpy()
+        return place, where, opinions.mean(0).numpy(), pooled[0].numpy()
 
 
 def patch_boxes(

@@ -389,7 +389,7 @@ def test_the_command_measures_every_held_out_film(outcome: Path, data: Path, run
         assert {row["id"] for row in store["rows"]} == expected
         with np.load(runs / f"looktwice-fold{k}" / "heldout.npz") as file:
             assert set(file["ids"]) == expected
-            assert file["pooled"].shape == (len(expected), 384)
+            assert file["pooled"].shape == (len(expected), 536)
     assert values["data"]["held_out_films"] == sum(f in (0, 1) for f in folds)
     assert values["plan"]["sides"] == [0.4]
     assert values["sources"] == [{"name": "drawn films", "licence": "none"}]

@@ -47,9 +47,9 @@ def test_photographs_are_colour_pictures() -> None:
 
 def test_fit_gate_parts_two_clouds_and_keeps_the_promised_share() -> None:
     rng = np.random.default_rng(0)
-    limbs = rng.normal(0, 1, (400, 384)).astype(np.float32)
-    foreign = rng.normal(0.6, 1, (80, 384)).astype(np.float32)
-    gate = nn.Linear(384, 1)
+    limbs = rng.normal(0, 1, (400, 536)).astype(np.float32)
+    foreign = rng.normal(0.6, 1, (80, 536)).astype(np.float32)
+    gate = nn.Linear(536, 1)
     fit_gate(gate, limbs, foreign, refused=0.01)
     with torch.no_grad():
         above = [

@@ -41,10 +41,38 @@ def test_freed_pieces_leave_the_process(few: bool) -> None:
     assert by_itself < 20 < 80 < given_back
 
 
+FORGOTTEN = """
+import psutil
+import torch
+from fracture.web import memory
+def mb():
+    return psutil.Process().memory_info().rss / 1e6
+weight, films = torch.rand(4, 3, 5, 5), torch.rand(1, 3, 64, 64)
+before = torch.nn.functional.conv2d(films, weight)
+full = mb()
+memory.forget_code()
+left = mb()
+again = torch.nn.functional.conv2d(films, weight)
+print(full - left, int(torch.equal(before, again)))
+"""
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="made for Linux with glibc")
+def test_forgotten_code_still_runs() -> None:
+    pytest.importorskip("psutil")
+    done = subprocess.run(
+        [sys.executable, "-c", FORGOTTEN],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    freed, same = done.stdout.split()
+    assert float(freed) > 20 and same == "1"
+
+
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_glibc", lambda: None)
     memory.few_heaps()
     memory.give_back()
+    memory.forget_code()
 
 
 def test_memory_is_given_back_when_the_answers_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:

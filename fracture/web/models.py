@@ -71,8 +71,10 @@ def state() -> str:
 def warm_up() -> None:
     """Load the default model and read one made-up film, so that the first person does not wait."""
     try:
+        loaded = classifier()
+        memory.forget_code()
         ramp = np.linspace(0.0, 255.0, 320, dtype=np.float32)
-        classifier().read(np.add.outer(ramp, ramp / 2).clip(0, 255).astype(np.uint8), insist=True)
+        loaded.read(np.add.outer(ramp, ramp / 2).clip(0, 255).astype(np.uint8), insist=True)
     except ModelMissing:
         pass  # said in the log; the page says it in words to whoever asks for a reading
     except Exception:
