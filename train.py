@@ -681,7 +681,7 @@ def suspects(model: LookTwice, film: TrainFilm) -> list[tuple[float, float]]:
     """Places (x, y) in film pixels where the locator's map peaks outside every box."""
     place, where, _, _ = model.find(film.levels[0].float().div(255).numpy())
     found = []
-    for box in patch_boxes(place, where, places=4, sides=(0.0,)):
+    for box in patch_boxes(place, where, places=4, sides=(0.0,), least=1 / 3):
         centre = (box.left + box.width / 2, box.top + box.height / 2)
         if not augment.inside(torch.tensor(centre), film.boxes).any():
             found.append(centre)

@@ -264,6 +264,7 @@ def measured_section(values: Json) -> str:
          _span(part["kind"].get("balanced_accuracy")), _span(part["fracture"].get("auroc"))]
         for source, part in values["cross_source"].items()
     ]  # fmt: skip
+    commands = [f"`{c}`" for part in values["cross_source"].values() if (c := part.get("command"))]
     text = f"""
 ## How good it is
 
@@ -290,6 +291,8 @@ Another hospital's films, by models that were trained on one source alone:
 {_table(["trained on", "tested on", "fractured films", "AUROC kind", "balanced accuracy kind",
          "AUROC fractured or not"], cross)}
 """
+        if commands:
+            text += f"\nThey were trained by {' and '.join(commands)}.\n"
     return text
 
 

@@ -281,6 +281,7 @@ def reliability(truth: np.ndarray, p: np.ndarray) -> Json:
 # ---------------------------------------------------------------------------------- other films
 def cross_source(options: argparse.Namespace, records: list[Record], table: Table) -> Json:
     """Trained on one source, tested on the other; calibrated on held-out films of the first."""
+    from fracture.checkpoint import load_checkpoint
     from fracture.heldout import of_other_sources, read_held_out
 
     result = {}
@@ -297,6 +298,7 @@ def cross_source(options: argparse.Namespace, records: list[Record], table: Tabl
         broken, clear = other.broken, other.clear
         result[source] = {
             "trained_on": source,
+            "command": load_checkpoint(checkpoint)[1].get("training", {}).get("command", ""),
             "tested_on": sorted(set(other.source.tolist())),
             "kind": metrics.two_class(
                 other.label[broken] == COMMINUTED, answers.share[broken], other.group[broken]

@@ -39,6 +39,7 @@ from fracture.models import LITE0, LITE0_INPUT, InputSpec, TransferClassifier
 LOCATOR_SIZE = (448, 384)  # height, width of a portrait film; a landscape film gets it transposed
 READER_SIZE = (224, 224)
 FLOOR = 0.3  # what a place counts for that was found but where the reader saw nothing of the class
+SECOND = 0.8  # a further place is read if it is at least so high, as a share of the highest
 FADE = 0.2  # of half a patch: over this rim its map fades out
 STRIDE = 8  # one cell of the locator's map covers 8 x 8 input pixels
 
@@ -94,11 +95,12 @@ class Locator(nn.Module):
 class Plan:
     """Which patches are read and how the opinions are weighed.
 
-    `places` of the map are read (fewer if it has fewer peaks), each in square patches whose sides
-    are `sides` times the extent of the lit spot there: a fracture fills a web picture's middle and
-    a hundredth of a hospital film. `fractured` weighs (locator, reader, map's peak, 1) to the
-    log-odds of a fracture, `comminuted` weighs (locator, reader, 1) to the log-odds of comminuted
-    among the fractured: two logistic regressions fitted on held-out folds, which also calibrate.
+    `places` of the map are read (fewer if it has fewer peaks of nearly the same height), each in
+    square patches whose sides are `sides` times the extent of the lit spot there: a fracture fills
+    a web picture's middle and a hundredth of a hospital film. `fractured` weighs (locator, reader,
+    map's peak, 1) to the log-odds of a fracture, `comminuted` weighs (locator, reader, 1) to the
+    log-odds of comminuted among the fractured: two logistic regressions fitted on held-out folds,
+    which also calibrate.
     `mirrored`: the first look is the mean of one at the film and one at its mirror image.
     `foreign`: what is more foreign than this (`LookTwice.foreignness`) gets no verdict.
     """
@@ -310,14 +312,18 @@ class LookTwice(nn.Module):
 
 
 def patch_boxes(
-    place: np.ndarray, where: Geometry, places: int, sides: tuple[float, ...]
+    place: np.ndarray,
+    where: Geometry,
+    places: int,
+    sides: tuple[float, ...],
+    least: float = SECOND,
 ) -> list[Box]:
     """Square boxes on the film around the map's highest peaks, one of each side at each peak.
 
     `sides` multiply the extent of the spot around the peak (all cells joined to it that are at
     least half as high); a box is never smaller than 15 % nor larger than 110 % of the film's longer
     side. A later peak must lie outside the earlier spots, stand off their peaks by 6 % of the
-    film and be at least a third as high as the highest.
+    film and be at least `least` times as high as the highest.
     """
     height, width = where.film_size
     shown = where.to_input(Box(0, 0, width, height))
@@ -332,7 +338,7 @@ def patch_boxes(
     boxes: list[Box] = []
     for _ in range(places):
         row, column = map(int, np.unravel_index(int(left.argmax()), left.shape))
-        if boxes and left[row, column] < highest / 3:
+        if boxes and left[row, column] < least * highest:
             break
         spot = lit_spot(place, row, column)
         tall, wide = (np.ptp(axis) + 1 for axis in np.nonzero(spot))

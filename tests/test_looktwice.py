@@ -46,7 +46,7 @@ def test_patches_lie_around_the_peak_in_film_pixels(shape: tuple[int, int]) -> N
     place = np.zeros((56, 48) if tall else (48, 56), dtype=np.float32)
     place[20, 27:34] = 0.8  # a spot 7 cells wide around its peak
     place[20, 30] = 0.9
-    place[30, 12] = 0.5  # a spot of one cell: its patches have the smallest side
+    place[30, 12] = 0.8  # a spot of one cell: its patches have the smallest side
     boxes = patch_boxes(place, where, places=2, sides=(2.0, 3.0))
     longest = max(shape)
     cell = longest / max(place.shape)  # in film pixels
@@ -63,7 +63,7 @@ def test_a_weak_second_peak_and_the_padding_are_not_read() -> None:
     _, where = letterbox(film(400, 100), LOCATOR_SIZE)
     place = np.zeros((56, 48), dtype=np.float32)
     place[10, 24] = 0.9
-    place[40, 24] = 0.2
+    place[40, 24] = 0.6
     place[5, 1] = 1.0  # beside the film
     boxes = patch_boxes(place, where, places=3, sides=(0.25,))
     assert len(boxes) == 1
