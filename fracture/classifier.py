@@ -229,8 +229,8 @@ class Classifier:
         doubts = ()
         if probabilities[label] < self._uncertain:
             doubts = (
-                f"The likeliest answer, {label}, reaches only {probabilities[label]:.1%}; "
-                f"below {self._uncertain:.1%} the model does not commit itself.",
+                f"The likeliest answer, {label}, reaches only {100 * probabilities[label]:.1f} %; "
+                f"below {100 * self._uncertain:.1f} % the model does not commit itself.",
             )
         status = "refused" if problems else "uncertain" if doubts else "ok"
         reasons = problems + doubts + film.notes
