@@ -174,6 +174,8 @@ from fracture.web import memory, models
 models.classifier()
 memory.give_back()
 step("the model")
+memory.forget_code()
+step("code that only starting runs")
 models.warm_up()
 step("a first reading")
 print(json.dumps(found))

@@ -203,7 +203,7 @@ def memory(parts: Json) -> str:
     if steps := get(parts, "start", "mb_by_step"):
         added = ", ".join(f"{name} {mb:.0f}" for name, mb in steps.items())
         sentences.append(
-            f"Megabytes that starting adds, step by step: {added}; "
+            f"Megabytes that starting adds, or gives back, step by step: {added}; "
             f"{sum(steps.values()):.0f} in all."
         )
     if cuda := get(parts, "app", "mb_of_cuda"):
