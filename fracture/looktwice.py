@@ -38,7 +38,7 @@ from fracture.models import LITE0, LITE0_INPUT, InputSpec, TransferClassifier
 
 LOCATOR_SIZE = (448, 384)  # height, width of a portrait film; a landscape film gets it transposed
 READER_SIZE = (224, 224)
-FLOOR = 0.3  # what a place counts for that was found but where the reader saw nothing of the class
+FLOOR = 0.6  # what a place counts for that was found but where the reader saw nothing of the class
 SECOND = 0.8  # a further place is read if it is at least so high, as a share of the highest
 FADE = 0.2  # of half a patch: over this rim its map fades out
 STRIDE = 8  # one cell of the locator's map covers 8 x 8 input pixels
