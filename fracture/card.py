@@ -132,7 +132,7 @@ def card(values: Json) -> str:
             + f"{_majority(values)} accuracy here, and 0.50 balanced accuracy.\n\n"
             + "![Accuracy by way of measuring](figures/lesson.png)"
         )
-    sections.append(LIMITS)
+    sections += [TRIED, LIMITS]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
@@ -158,6 +158,26 @@ It is **not a medical device**. It must not be used to diagnose, to triage, to d
 treatment, or to second-guess a radiologist, for people or for animals; not for films of the skull,
 chest or spine, not for CT or MRI; not to grade students without a teacher; not as a source of
 labels for another data set.
+"""
+
+TRIED = """
+## What was tried, and what the missed targets would take
+
+Tried and left out, since it did not help on films that were held out: reading three or four places
+instead of two; more or fewer patch sizes (one large size alone tells the kind as well, and points
+worse); the mirror image of the reader's patches; the reader's map without the locator's; shorter
+training; larger batches; refusing by ImageNet features of the whole film (better on photographs,
+worse on drawings and sections of bones than the locator's own features of all levels). How high a
+second place must be to be read, and how much a place counts that the reader does not confirm, were
+chosen on the films of fold 0.
+
+What is missing is mostly data. Where the map misses a fracture, seldom one of its next highest
+places lies in a box either: the locator has not seen that sort of fracture often enough, and a
+hairline of a hospital film is one or two cells wide at its input. More boxed films of hospitals
+and a larger input would help, at the cost of time. Comminuted films are few, and the two readers
+behind the labels do not always agree on them: more films with a reading by three radiologists would
+raise both the model and the ceiling that it is measured against. Between two sources, films differ
+by exposure, crop and the share of the classes: a third and a fourth hospital is what would help.
 """
 
 LIMITS = """
