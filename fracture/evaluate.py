@@ -19,6 +19,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,7 +291,8 @@ def cross_source(options: argparse.Namespace, records: list[Record], table: Tabl
         checkpoint = run / "looktwice.safetensors"
         if not checkpoint.exists():
             continue
-        films = sample(of_other_sources(records, source), options.limit)
+        others = sample(of_other_sources(records, source), options.limit)
+        films = [replace(record, boxes=()) for record in others]  # no map is asked for
         rows = read_held_out(checkpoint, films, run / "heldout.json")
         other = Table(rows, np.zeros(len(rows), dtype=int))
         plan = fit_plan(table.where(table.source == source), base_plan(checkpoint))

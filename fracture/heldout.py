@@ -29,6 +29,7 @@ from fracture.calibrate import FOLDS
 from fracture.checkpoint import fill, load_checkpoint
 from fracture.classifier import Classifier
 from fracture.film import Film, read_film
+from fracture.fold import fold
 from fracture.gate import IN_COLOUR
 from fracture.labels import CLASSES, Box, Record, group_folds
 from fracture.looktwice import LookTwice, Plan, Sight
@@ -289,6 +290,7 @@ def read_through(
             {name: randomised(model, parts) for name, parts in SHAKEN.items() if name in asked},
             Classifier.load(reference) if reference else None,
         )
+        fold(model)  # as the app reads; the parts that are random stay as they are
         for n, specimen in enumerate(tqdm(todo, store.parent.name, mininterval=5), 1):
             seen, features = look_at(instruments, specimen)
             rows[specimen.about["id"]] = specimen.about | seen
