@@ -14,6 +14,7 @@ from fracture.film import read_film
 from fracture.foreign import KINDS, draw_foreign
 from fracture.gate import COLOURFUL, IN_COLOUR, NOT_A_LIMB, colourfulness, fit_gate
 from fracture.looktwice import LookTwice
+from fracture.otherfilms import OTHER_FILMS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -24,6 +25,14 @@ def test_foreign_pictures_are_drawn_to_order(kind: str) -> None:
     assert min(picture.shape[:2]) >= 200 and max(picture.shape[:2]) < 700
     assert np.array_equal(picture, again)
     assert not np.array_equal(picture, draw_foreign(kind, np.random.default_rng(6)))
+
+
+@pytest.mark.parametrize("kind", OTHER_FILMS)
+@pytest.mark.parametrize("shape", [(120, 420), (300, 300), (500, 90)])
+def test_other_films_fill_any_shape(kind: str, shape: tuple[int, int]) -> None:
+    picture = OTHER_FILMS[kind](np.random.default_rng(1), *shape)
+    assert picture.shape == shape and picture.dtype == np.float32
+    assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.02
 
 
 def test_unknown_foreign_picture() -> None:
