@@ -92,7 +92,7 @@ STEPS = (
     ("... and the film's mirror image", ONE_PATCH, LOCATOR),
     ("reader alone, one patch at the map's highest place", ONE_PATCH, READER),
     ("... in two sizes", replace(ONE_PATCH, sides=Plan.sides), READER),
-    ("... at two places", Plan(), READER),
+    ("... and at a second place, if nearly as high", Plan(), READER),
     ("locator and reader", Plan(), BOTH),
 )
 

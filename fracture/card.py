@@ -1,6 +1,6 @@
 """The model card and the README's figures, written from the evaluation's JSON.
 
-Every figure comes from the JSON; nothing that was measured is typed here.
+Every figure comes from the JSON; `TRIED` says in words what experiments showed.
 """
 
 from __future__ import annotations
@@ -144,8 +144,11 @@ ABOUT = f"""
 A bone X-ray goes in; out come the probabilities of {", ".join(CLASSES[:2])} and {CLASSES[2]}, and a
 map of the film. Two EfficientNet-Lite0 networks (Tan & Le 2019, ICML; started from ImageNet
 weights) share the work: the *locator* sees the whole film and marks the suspicious place, the
-*reader* sees that place at the film's own resolution and says what is there. The map is lit where
-both agree. `looktwice.safetensors` holds the weights as 16-bit numbers, and how they were trained.
+*reader* sees that place at the film's own resolution and says what is there. The map is the
+locator's, dimmed where the reader saw nothing of the class. `looktwice.safetensors` holds the
+weights as 16-bit numbers, and how they were trained. The figures below are those of models of the
+same recipe, each on groups of films that it was not trained on; weights that were trained on all
+groups cannot be measured on any of them.
 """
 
 USE = """
@@ -163,8 +166,8 @@ labels for another data set.
 TRIED = """
 ## What was tried, and what the missed targets would take
 
-Tried and left out, since it did not help on films that were held out: reading three or four places
-instead of two; more or fewer patch sizes (one large size alone tells the kind as well, and points
+Tried and left out, since it did not help on films that were held out: reading three places instead
+of at most two; more or fewer patch sizes (one large size alone tells the kind as well, and points
 worse); the mirror image of the reader's patches; the reader's map without the locator's; shorter
 training; larger batches; refusing by ImageNet features of the whole film (better on photographs,
 worse on drawings and sections of bones than the locator's own features of all levels). How high a
@@ -173,11 +176,11 @@ chosen on the films of fold 0.
 
 What is missing is mostly data. Where the map misses a fracture, seldom one of its next highest
 places lies in a box either: the locator has not seen that sort of fracture often enough, and a
-hairline of a hospital film is one or two cells wide at its input. More boxed films of hospitals
-and a larger input would help, at the cost of time. Comminuted films are few, and the two readers
+hairline of a hospital film covers one or two cells of its map. More boxed films from hospitals and
+a larger input would help, at the cost of time. Comminuted films are few, and the two readers
 behind the labels do not always agree on them: more films with a reading by three radiologists would
 raise both the model and the ceiling that it is measured against. Between two sources, films differ
-by exposure, crop and the share of the classes: a third and a fourth hospital is what would help.
+by exposure, crop and the share of the classes: a third and a fourth source would help.
 """
 
 LIMITS = """

@@ -8,7 +8,8 @@
 The first reads every `runs/looktwice-fold{k}` (from `python train.py --fold k`) over the films of
 its fold. Whatever is fitted after training (the weights of the opinions, which also calibrate, and
 every threshold) is fitted on the other folds' films, so that no film has a say in how it is judged
-itself. Needs scikit-learn and matplotlib (requirements-dev.txt).
+itself; but for two constants of `fracture.looktwice`, SECOND and FLOOR, which were chosen once on
+fold 0. Needs scikit-learn and matplotlib (requirements-dev.txt).
 """
 
 from __future__ import annotations
@@ -509,7 +510,7 @@ def main(given: Sequence[str] | None = None) -> int:
             values = measure(options)
             values |= {key: known[key] for key in ("lesson", "ablation") if key in known}
             if (options.runs / "lesson" / "simplecnn.json").exists():
-                values = with_lesson(options, values)  # the shipped model's rows anew
+                values = with_lesson(options, values)  # LookTwice's rows anew
     except (LabelsError, ValueError) as error:
         print(f"fracture.evaluate: {error}", file=sys.stderr)
         return 2

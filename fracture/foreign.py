@@ -21,8 +21,8 @@ KINDS = ("photo", "face", "cat", "chart", "text", "screen", "shapes", "texture",
 def draw_foreign(kind: str, rng: np.random.Generator) -> np.ndarray:
     """One picture of a kind of `KINDS`, uint8 (H, W, 3), sides 200 to 700 pixels.
 
-    A third of them come out grey, so that colour alone never gives a picture away. Raises
-    ValueError for an unknown kind.
+    Medical pictures, and a third of the others, come out grey, so that colour alone never gives a
+    picture away. Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"no foreign picture is called {kind!r}; there are {', '.join(KINDS)}")

@@ -38,7 +38,8 @@ def fit_gate(gate: nn.Linear, limbs: np.ndarray, foreign: np.ndarray, refused: f
     """Fill `gate` (536 -> 1): above 0 means foreign.
 
     limbs, foreign: float32 (n, 536), the locator's pooled features. The cut is laid so that the
-    share `refused` of the limb films lies above it, or lower where foreign pictures leave room.
+    share `refused` of these limb films lies above it; what films that it has not seen need is
+    found on such films (`fracture.calibrate.fit_plan`).
     """
     import torch
     from sklearn.linear_model import LogisticRegression

@@ -5,7 +5,7 @@ on where it stopped; the locator's pooled features lie beside it in an `.npz`. N
 here: how the opinions are weighed is fitted later, on other folds' rows (`fracture.evaluate`).
 
 Rows belong to a checkpoint. A change of the code that looks at films does not show in it: then
-delete the `heldout.json` files.
+delete `heldout.json`, `foreign.json`, `simulated.json` and the lesson's `looktwice.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fracture.calibrate import FOLDS
 from fracture.checkpoint import fill, load_checkpoint
 from fracture.classifier import Classifier
 from fracture.film import Film, read_film
-from fracture.fold import fold
+from fracture.fold import fold as folded
 from fracture.gate import IN_COLOUR
 from fracture.labels import CLASSES, Box, Record, group_folds
 from fracture.looktwice import LookTwice, Plan, Sight
@@ -290,7 +290,7 @@ def read_through(
             {name: randomised(model, parts) for name, parts in SHAKEN.items() if name in asked},
             Classifier.load(reference) if reference else None,
         )
-        fold(model)  # as the app reads; the parts that are random stay as they are
+        folded(model)  # as the app reads; the parts that are random stay as they are
         for n, specimen in enumerate(tqdm(todo, store.parent.name, mininterval=5), 1):
             seen, features = look_at(instruments, specimen)
             rows[specimen.about["id"]] = specimen.about | seen

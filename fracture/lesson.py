@@ -36,7 +36,7 @@ CLAIMED = 0.9987  # accuracy that the reference states for its SimpleCNN
 SIDE = SimpleCNN.input.size[0]
 TESTED_FOLD = 0
 KEPT_BACK = 0.2  # share of the pictures in the random split
-SHIPPED_FILMS = 200  # training films on which the shipped model is measured
+SHIPPED_FILMS = 200  # training films on which LookTwice is measured
 
 Json = dict[str, Any]
 
@@ -139,7 +139,7 @@ def reference(both: Sequence[tuple[Record, int]], folder: Path, epochs: int) -> 
 def teach(options: argparse.Namespace, evaluation: Json) -> Json:
     """The lesson; what the SimpleCNN's trainings gave is kept in the runs folder.
 
-    evaluation: the evaluation so far, for the shipped model's plan and its figures on unseen
+    evaluation: the evaluation so far, for LookTwice's plan and its figures on unseen
     groups; may be empty.
     """
     folder = options.runs / (f"lesson-{options.limit}" if options.limit else "lesson")

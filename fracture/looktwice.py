@@ -137,7 +137,7 @@ class Sight:
     place:    float32 (h, w) in [0, 1], the locator's fracture map over its input.
     where:    how the film lies in the locator's input.
     opinion:  float32 (3,), the locator's logits for the film.
-    pooled:   float32 (536,), the locator's pooled features of the film as it lies.
+    pooled:   float32 (536,), the locator's pooled features of the film, not of its mirror image.
     spots:    where on the film each of the reader's patches lies.
     features: float32 (n, 1280, 7, 7), the reader's last feature maps.
     readings: float32 (n, 3), the reader's logits.
@@ -191,7 +191,7 @@ class Sight:
 
         The reader's maps of its patches are laid where the patches lie, weighed as in the answer.
         For a fracture they then weigh the locator's map, which chose those places and is the
-        finer one: what lights up was both found and read.
+        finer one: a place that was found and not confirmed keeps `FLOOR` of its height.
         """
         read = np.zeros(self.place.shape, dtype=np.float32)
         weights = self.model.reader.head.weight[target]
@@ -208,7 +208,7 @@ class Sight:
         return cam.unit_range(self.where.to_film(read))
 
     def _on_place(self, heat: np.ndarray, spot: Geometry) -> np.ndarray:
-        """A patch's map at the cells of the locator's map; 0 where the patch does not reach."""
+        """A patch's map at the cells of the locator's map, 0 where the patch does not reach."""
         rows, columns = self.place.shape
         h, w = self.where.input_size
         patch = self.where.to_input(spot.box)
@@ -265,7 +265,7 @@ class LookTwice(nn.Module):
         return sight
 
     def foreignness(self, pooled: np.ndarray) -> float:
-        """Log-odds that a film with these pooled features (536,) is no limb radiograph."""
+        """How foreign a film with these pooled features (536,) is; log-odds but for a constant."""
         return float(pooled @ self.gate.weight[0].numpy() + self.gate.bias[0].numpy())
 
     @torch.inference_mode()

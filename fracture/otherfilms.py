@@ -1,7 +1,7 @@
 """Medical pictures that are no radiograph of a limb, drawn by our own code, in outline.
 
 Chest, spine, skull and teeth as thicknesses of simple bodies, sections (CT, MR) as densities, and
-diagrams of broken bones as lines. What people take for "an X-ray" and drop: `fracture.foreign`
+diagrams of broken bones as lines, alone or as panels of one kind. What people take for "an X-ray" and drop: `fracture.foreign`
 lends them to the training and the test of the refusal. Pictures are float32 (height, width) in
 [0, 1].
 """
@@ -246,7 +246,7 @@ def diagram(rng: Rng, height: int, width: int) -> Array:
 
 
 def panels(rng: Rng, height: int, width: int) -> Array:
-    """Two or three of the others side by side, lettered, as in an article."""
+    """Two or three pictures of one of the other kinds side by side, lettered, as in an article."""
     kinds = list(_OTHERS.values())
     picture = np.full((height, width), float(rng.choice([0.0, 1.0])), dtype=np.float32)
     count = int(rng.integers(2, 4))
@@ -257,7 +257,7 @@ def panels(rng: Rng, height: int, width: int) -> Array:
     image = Image.fromarray((picture * 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for letter, left in zip("ABC", edges, strict=False):
-        draw.text((int(left) + 8, 8), letter, fill=255)
+        draw.text((int(left) + 8, 8), letter, fill=255, stroke_width=1, stroke_fill=0)
     return np.asarray(image, dtype=np.float32) / 255
 
 

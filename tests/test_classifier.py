@@ -150,7 +150,7 @@ def test_below_the_threshold_it_is_uncertain(film: Film, threshold: float, statu
     assert prediction.probabilities["Comminuted"] == pytest.approx(0.665, abs=1e-3)
     if status == "uncertain":
         assert "Comminuted, reaches only 66.5 %" in prediction.reasons[0]
-        assert f"below {threshold:.1%}" in prediction.reasons[0]
+        assert f"below {100 * threshold:.1f} %" in prediction.reasons[0]
     else:
         assert prediction.reasons == film.notes
 

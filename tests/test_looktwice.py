@@ -85,7 +85,7 @@ def test_a_mirrored_film_is_found_mirrored(shape: tuple[int, int]) -> None:
     assert np.ptp(place) > 1e-3
 
 
-def test_the_map_needs_both_the_place_and_the_reading(model: LookTwice) -> None:
+def test_the_map_stays_where_the_place_is(model: LookTwice) -> None:
     sight = model.look(film(448, 384))
     place = np.zeros_like(sight.place)
     row, column = np.unravel_index(sight.place.argmax(), sight.place.shape)

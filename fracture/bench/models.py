@@ -208,7 +208,7 @@ class Both(nn.Module):
 
 
 def backends(amount: Amount) -> Json:
-    """Both networks on a whole film, its mirror image and four patches, run in different ways."""
+    """Both networks on a whole film, its mirror image and its patches, run in different ways."""
     found: Json = {}
     for count in (1, 2):
         with threads(count), torch.inference_mode():
@@ -218,7 +218,9 @@ def backends(amount: Amount) -> Json:
 
 def _backends(count: int, rounds: int) -> Json:
     torch.manual_seed(0)
-    inputs = torch.rand(2, 3, 448, 384), torch.rand(4, 3, 224, 224)
+    film = read_film(as_jpeg(drawn_film(2500, 2000)))  # as many patches as in `readings`
+    patches = len(Classifier.load()._network.look(film.pixels).spots)
+    inputs = torch.rand(2, 3, 448, 384), torch.rand(patches, 3, 224, 224)
     plain = Both(_plain())
     expected = plain(*inputs)
     makers: dict[str, Callable[[], Callable[[Tensor, Tensor], object]]] = {
