@@ -37,6 +37,8 @@ TARGETS = (
     ("AUROC, trained on web pictures, tested on FracAtlas",
      ("cross_source", "bonebreak", "kind", "auroc"), 0.88, False),
     ("Pictures of other things refused", ("refusal", "foreign", "refused"), 0.95, False),
+    ("... of those that we did not draw ourselves", ("refusal", "foreign_not_drawn", "refused"),
+     0.95, False),
     ("Real films refused", ("refusal", "real", "refused"), 0.03, True),
     ("Hit rate of the map that the user sees, on radiologists' boxes",
      ("explanation", "methods", "gradcam", "predicted", "hit"), 0.85, False),
@@ -338,11 +340,12 @@ def calibration_section(values: Json) -> str:
         parts = {
             "real films": found["real"],
             "pictures of other things": found["foreign"],
+            "... all that we did not draw": found["foreign_not_drawn"],
             **{f"... {names.get(k, f'drawn: {k}')}": v for k, v in ordered},
         }
         table = _table(
             ["pictures", "number", "refused"],
-            [[name, str(p["pictures"]), _span(p["refused"])] for name, p in parts.items()],
+            [[name, str(p["pictures"]), _span(p["refused"])] for name, p in parts.items() if p],
         )
         refused = (
             "\nWhat does not look like an X-ray of a limb gets no verdict. Training saw other "

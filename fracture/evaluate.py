@@ -191,11 +191,13 @@ def refusal(table: Table, foreign: list[Json], plan: Plan) -> Json:
     others = refused(foreign, plan)
     group = np.array([row["group"] for row in foreign])
     kind = np.array([row["source"] for row in foreign])
+    found = np.isin(kind, ("labels", "scikit-image"))  # other people's pictures
     return {
         "real": rate(table.group, real),
         "real_clear": rate(table.group[clear], real[clear]),
         "real_unclear": rate(table.group[~clear], real[~clear]) if not clear.all() else None,
         "foreign": rate(group, others),
+        "foreign_not_drawn": rate(group[found], others[found]) if found.any() else None,
         "by_kind": {str(k): rate(group[kind == k], others[kind == k]) for k in np.unique(kind)},
     }
 

@@ -1,9 +1,9 @@
 """Medical pictures that are no radiograph of a limb, drawn by our own code, in outline.
 
 Chest, spine, skull and teeth as thicknesses of simple bodies, sections (CT, MR) as densities, and
-diagrams of broken bones as lines, alone or as panels of one kind. What people take for "an X-ray" and drop: `fracture.foreign`
-lends them to the training and the test of the refusal. Pictures are float32 (height, width) in
-[0, 1].
+diagrams of broken bones as lines, alone or as panels of one kind. What people take for "an X-ray"
+and drop: `fracture.foreign` lends them to the training and the test of the refusal. Pictures are
+float32 (height, width) in [0, 1].
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from fracture.classifier import Classifier
 from fracture.film import Box, letterbox
 from fracture.geometry import cut
 from fracture.labels import CLASSES
-from fracture.looktwice import LOCATOR_SIZE, READER_SIZE, LookTwice, Plan, patch_boxes
+from fracture.looktwice import FLOOR, LOCATOR_SIZE, READER_SIZE, LookTwice, Plan, patch_boxes
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +80,25 @@ def test_a_mirrored_film_is_found_mirrored(shape: tuple[int, int]) -> None:
     for mirrored in (True, False):
         model = LookTwice(Plan(mirrored=mirrored)).eval()
         torch.nn.init.normal_(model.locator.place.weight)  # a map with highs and lows
-        place, _, opinion, _ = model.find(pixels)
+        place, _, opinion, pooled = model.find(pixels)
         other, _, opinion_too, _ = model.find(np.ascontiguousarray(pixels[across]))
         assert np.allclose(place, other[across], atol=1e-5) == mirrored
         assert np.allclose(opinion, opinion_too, atol=1e-5) == mirrored
+        # the refusal is fitted on looks at the film alone
+        assert pooled.shape == (536,)
+        alone = model.with_plan(replace(model.plan, mirrored=False)).find(pixels)[3]
+        assert np.allclose(pooled, alone, atol=1e-5)
     assert np.ptp(place) > 1e-3
+
+
+def test_a_place_that_is_not_confirmed_keeps_a_part(model: LookTwice) -> None:
+    sight = model.look(film(448, 384))
+    object.__setattr__(sight, "features", torch.zeros_like(sight.features))  # nothing read
+    heat = sight.class_map(0, "gradcam")
+    place = sight.where.to_film(sight.place)
+    assert np.allclose(heat, cam.unit_range(place * FLOOR), atol=1e-5)
+    faded = sight._on_place(np.ones((7, 7), np.float32), sight.spots[0])
+    assert faded.max() <= 1 and np.unique(faded.round(3)).size > 3  # no step at the rim
 
 
 def test_the_map_stays_where_the_place_is(model: LookTwice) -> None:

@@ -1,4 +1,4 @@
-"""Gives memory back that is not used any more, which the C library of Linux would keep.
+"""Gives memory back that is not used any more, which Linux and its C library would keep.
 
 glibc gives every thread its own heap ("arena") and returns a heap's pages only from its end, so a
 server whose readings run on a dozen threads holds a dozen readings' worth. With two heaps and a
@@ -21,8 +21,12 @@ from pathlib import Path
 M_ARENA_MAX = -8  # malloc.h
 ARENAS = 2  # as many as readings at a time on a small machine
 MADV_DONTNEED = 4  # mman.h
-# a line of /proc/self/maps: code that was mapped from a file which is still there
-CODE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ \S+ +/.*(?<!\(deleted\))$")
+# In /proc/self/smaps: code mapped from a file that is still there, none of its pages changed.
+CODE = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ \S+ +/.*(?<!\(deleted\))\n"
+    r"(?:\w+:.*\n)*?Anonymous: +0 kB$",
+    re.MULTILINE,
+)
 
 
 @cache
@@ -48,13 +52,13 @@ def give_back() -> None:
 def forget_code() -> None:
     """Let go of the libraries' code; what is still run comes back from their files by itself.
 
-    Only mappings that are executable and never written to: their pages are those of the files.
+    Only mappings that are executable and unchanged: their pages are those of the files.
     """
-    if library := _glibc():
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if found := CODE.match(line):
-                start, end = (int(address, 16) for address in found.groups())
-                library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+    library, mappings = _glibc(), Path("/proc/self/smaps")
+    if library and mappings.exists():
+        for found in CODE.finditer(mappings.read_text(errors="replace")):
+            start, end = (int(address, 16) for address in found.groups())
+            library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
 
 
 class GiveBack:
