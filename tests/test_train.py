@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 import train
 from fracture.checkpoint import load_checkpoint
 from fracture.classifier import Classifier
+from fracture.looktwice import Plan
 
 
 @pytest.fixture
@@ -103,6 +105,15 @@ def test_shipped_model_on_24_real_films(
     for film in sorted((shared_data / "images" / "fracatlas").iterdir())[:2]:
         prediction = classifier.predict(film, insist=True)  # its gate has seen next to nothing
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    # a later evaluation is put into the finished model without training
+    evaluation = tmp_path / "evaluation.json"
+    found = {"plan": Plan(foreign=1.5).to_metadata(), "thresholds": {"uncertain": 0.4}}
+    evaluation.write_text(json.dumps(found))
+    run(monkeypatch, *words, "--ship", "--out", tmp_path / "shipped", "--plan", evaluation)
+    before, _ = load_checkpoint(path)
+    after, metadata = load_checkpoint(tmp_path / "shipped" / path.name)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert metadata["plan"]["foreign"] == 1.5 and metadata["thresholds"] == found["thresholds"]
 
 
 @pytest.mark.parametrize(
