@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from fracture.bench import report, tools
-from fracture.bench.tools import Laps, as_jpeg, drawn_film, race, ratios, rounded, slope, threads
+from fracture.bench.tools import (
+    Laps,
+    as_jpeg,
+    race,
+    ratios,
+    rounded,
+    simulated_film,
+    slope,
+    threads,
+)
 from fracture.classifier import MODELS, Classifier
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -65,11 +74,11 @@ def test_import_times_are_added_up_by_package() -> None:
     assert app.import_seconds(text) == pytest.approx({"torch": 0.0201, "PIL": 0.0005})
 
 
-def test_the_drawn_film_is_a_film() -> None:
-    pixels = drawn_film(250, 200)
+def test_the_simulated_film_is_a_film() -> None:
+    pixels = simulated_film(250, 200)
     assert pixels.shape == (250, 200) and pixels.dtype == np.uint8
-    assert np.array_equal(pixels, drawn_film(250, 200))
-    assert not np.array_equal(pixels, drawn_film(250, 200, seed=1))
+    assert np.array_equal(pixels, simulated_film(250, 200))
+    assert not np.array_equal(pixels, simulated_film(250, 200, seed=1))
     assert pixels.std() > 20
     assert as_jpeg(pixels).startswith(b"\xff\xd8\xff")
 
@@ -191,7 +200,7 @@ def test_folding_pays_and_a_large_film_costs_little_more_than_the_model() -> Non
 
     plain, folded = Both(_plain()), Both(fold(_plain()))
     inputs = torch.rand(2, 3, 448, 384), torch.rand(4, 3, 224, 224)
-    classifier, film = Classifier.load(), as_jpeg(drawn_film(2500, 2000))
+    classifier, film = Classifier.load(), as_jpeg(simulated_film(2500, 2000))
     runners = {
         "plain": lambda: plain(*inputs),
         "folded": lambda: folded(*inputs),

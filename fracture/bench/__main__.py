@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "warm_up": WARM_UP,
             "threads": [1, 2],
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-            "film": "drawn, 2,000 x 2,500 pixels, JPEG, grey",
+            "film": "simulated, 2,000 x 2,500 pixels, JPEG, grey",
         },
         "parts": {},
     }

@@ -28,7 +28,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from fracture.bench.tools import ROOT, Amount, Json, Skipped, as_jpeg, drawn_film, slope, summary
+from fracture.bench.tools import (
+    ROOT,
+    Amount,
+    Json,
+    Skipped,
+    as_jpeg,
+    simulated_film,
+    slope,
+    summary,
+)
 
 if TYPE_CHECKING:
     from gradio_client import Client
@@ -71,12 +80,14 @@ class App:
 
 
 def ask(client: Client, film: Path) -> dict:
-    """One reading through the app's API."""
+    """One reading through the app's API. Raises RuntimeError if the film gets no verdict."""
     from gradio_client import handle_file
 
     answer, _ = client.predict(
         handle_file(film), "default", "gradcam", "verdict", False, api_name="/read"
     )
+    if answer["status"] not in ("ok", "uncertain"):  # cheaper than a reading
+        raise RuntimeError(f"the film was not read: {answer['reasons']}")
     return answer
 
 
@@ -122,7 +133,7 @@ def start(amount: Amount) -> Json:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.jpg"
-        film.write_bytes(as_jpeg(drawn_film(640, 512)))
+        film.write_bytes(as_jpeg(simulated_film(640, 512)))
         for number in range(amount.starts):
             own = Path(folder) / str(number)
             own.mkdir()
@@ -224,8 +235,8 @@ def through_the_app(amount: Amount) -> Json:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large, small = folder / "large.jpg", folder / "small.jpg"
-        large.write_bytes(as_jpeg(drawn_film(2500, 2000)))
-        small.write_bytes(as_jpeg(drawn_film(640, 512)))
+        large.write_bytes(as_jpeg(simulated_film(2500, 2000)))
+        small.write_bytes(as_jpeg(simulated_film(640, 512)))
         (folder / "uploads").mkdir()
         with running(folder / "uploads") as app:
             client = app.client()
@@ -322,7 +333,7 @@ def _browser(app: App, folder: Path, clicks: int) -> Json:
     films = []
     for seed in range(2):  # in turns: a picture must have changed to count as shown
         films.append(folder / f"film{seed}.jpg")
-        films[-1].write_bytes(as_jpeg(drawn_film(2500, 2000, seed)))
+        films[-1].write_bytes(as_jpeg(simulated_film(2500, 2000, seed)))
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -351,7 +362,7 @@ def _choose(page: Page, film: Path) -> float:
 def _slide(page: Page, times: int) -> Json:
     """Milliseconds from the slider's event to the new style and to the next frame, and requests."""
     if not page.locator(".fx-heat").count():
-        return {"skipped": "the drawn film got no heatmap"}
+        return {"skipped": "the film got no heatmap"}
     page.wait_for_timeout(1000)  # what the last film still asks for is over
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from fracture.bench.tools import ROOT, Amount, Json, as_jpeg, cores, drawn_film, slope, threads
+from fracture.bench.tools import ROOT, Amount, Json, as_jpeg, cores, simulated_film, slope, threads
 
 
 def batch(amount: Amount) -> Json:
     """`python -m fracture --json DIR` against the model alone, and its memory as folders grow."""
     with tempfile.TemporaryDirectory() as folder:
         runs = []
-        films = [as_jpeg(drawn_film(1250, 1000, seed)) for seed in range(4)]
+        films = [as_jpeg(simulated_film(1250, 1000, seed)) for seed in range(4)]
         for count in amount.batches:
             part = Path(folder) / str(count)
             part.mkdir()
@@ -31,7 +31,7 @@ def batch(amount: Amount) -> Json:
             runs.append({"films": count, **_read_folder(part)})
         tiny = Path(folder) / "tiny"
         tiny.mkdir()
-        Image.fromarray(drawn_film(48, 40)).save(tiny / "0.png")
+        Image.fromarray(simulated_film(48, 40)).save(tiny / "0.png")
         for number in range(1, amount.refused):
             os.link(tiny / "0.png", tiny / f"{number}.png")
         many = {"films": amount.refused, **_read_folder(tiny)}

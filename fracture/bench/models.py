@@ -35,9 +35,9 @@ from fracture.bench.tools import (
     Json,
     Laps,
     as_jpeg,
-    drawn_film,
     race,
     ratios,
+    simulated_film,
     slope,
     summary,
     threads,
@@ -59,7 +59,7 @@ DEAR = 5.0  # megapixels above which a reading is repeated less often
 
 def readings(amount: Amount) -> Json:
     """A whole reading, file to file: decode, predict, heatmap, overlay, encode."""
-    data = as_jpeg(drawn_film(2500, 2000))
+    data = as_jpeg(simulated_film(2500, 2000))
     classifier = Classifier.load()
     runners: dict[str, Callable[[], Laps]] = {OURS: lambda: _reading(classifier, data)}
     for name, network, layer in _peers():
@@ -154,7 +154,7 @@ def networks(amount: Amount) -> Json:
     data = torch.rand(1, 3, 224, 224)
     lite = build_model("tf_efficientnet_lite0").eval().requires_grad_(True)
     folded = fold(copy.deepcopy(lite))
-    film = drawn_film(448, 384).astype(np.float32) / 255
+    film = simulated_film(448, 384).astype(np.float32) / 255
     shipped = Classifier.load()._network
     runners: dict[str, Callable[[], object]] = {
         OURS: lambda: shipped.look(film).class_map(0, "gradcam"),
@@ -218,7 +218,7 @@ def backends(amount: Amount) -> Json:
 
 def _backends(count: int, rounds: int) -> Json:
     torch.manual_seed(0)
-    film = read_film(as_jpeg(drawn_film(2500, 2000)))  # as many patches as in `readings`
+    film = read_film(as_jpeg(simulated_film(2500, 2000)))  # as many patches as in `readings`
     patches = len(Classifier.load()._network.look(film.pixels).spots)
     inputs = torch.rand(2, 3, 448, 384), torch.rand(patches, 3, 224, 224)
     plain = Both(_plain())
@@ -317,7 +317,7 @@ def growth(amount: Amount) -> Json:
     with threads(2):
         for megapixels in MEGAPIXELS:
             height = round((megapixels * 1e6 * 1.25) ** 0.5)
-            data = as_jpeg(drawn_film(height, round(height / 1.25)))
+            data = as_jpeg(simulated_film(height, round(height / 1.25)))
             repeats = amount.rounds if megapixels <= DEAR else amount.dear
             _reading(classifier, data)
             times = []
@@ -352,12 +352,12 @@ def training(amount: Amount) -> Json:
 
 
 def _record(folder: Path, number: int) -> Record:
-    """A drawn film of about the size of the training films, every third one called unfractured."""
+    """A film of about the size of the training films, every third one called unfractured."""
     path = folder / f"{number}.jpg"
-    path.write_bytes(as_jpeg(drawn_film(640, 512, number)))
+    path.write_bytes(as_jpeg(simulated_film(640, 512, number)))
     label = CLASSES[number % 3]
     boxes = () if label == "No fracture" else ((0.35, 0.45, 0.3, 0.15),)
-    return Record(path.stem, path, "drawn", path.stem, label, "dataset", "", "", boxes, 512, 640)
+    return Record(path.stem, path, "bench", path.stem, label, "dataset", "", "", boxes, 512, 640)
 
 
 def _steps(network: nn.Module, views, size: int, loss: Callable, rounds: int) -> Json:

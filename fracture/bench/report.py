@@ -103,7 +103,9 @@ def _targets(parts: Json) -> Iterator[tuple[str, float | None, str, str, bool]]:
               times(closed, model("TorchCAM, EfficientNet-Lite0")), "{:.2f} times",
               "no slower:", 1)  # fmt: skip
     for threads, words in ((TWO, "two threads"), ("1", "one thread")):
-        yield row(f"Model part, all looks, against grad-cam on ResNet-18 at 224 px, {words}",
+        patches = get(parts, "networks", "patches")
+        yield row(f"Model part, both looks ({patches} patches), against grad-cam on ResNet-18 at "
+                  f"224 px, {words}",
                   times(model(OURS, threads), model("grad-cam, ResNet-18", threads)),
                   "{:.2f} times", "no slower:", 1)  # fmt: skip
     browser = get(parts, "app", "browser") or {}

@@ -1,4 +1,4 @@
-"""What the parts of the benchmark share: timing in turns, statistics, drawn films."""
+"""What the parts of the benchmark share: timing in turns, statistics, films."""
 
 from __future__ import annotations
 
@@ -133,18 +133,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def drawn_film(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A bent, broken bone in noise, uint8 (height, width); looks and compresses like a film."""
-    noise = np.random.default_rng(seed)
-    rows = np.arange(height, dtype=np.float32)[:, None]
-    columns = np.arange(width, dtype=np.float32)[None]
-    across = np.abs(columns / width - 0.5 - 0.05 * np.sin(3 * rows / height))
-    film = 0.06 + 0.25 * (across < 0.3) + 0.25 * (across < 0.12)
-    film += 0.3 * ((across > 0.085) & (across < 0.12))
-    gap = np.abs(rows / height - 0.55 - 0.4 * (columns / width - 0.5)) < 0.008
-    film = np.where(gap & (across < 0.12), 0.3, film).astype(np.float32)
-    film += noise.standard_normal(film.shape, dtype=np.float32) * np.float32(0.02)
-    return (film.clip(0, 1) * 255).astype(np.uint8)
+def simulated_film(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """One of the simulated films of `examples/`, enlarged, with grain; uint8 (height, width).
+
+    A film that the model reads: one that it refuses would have no map and cost less.
+    """
+    examples = sorted((ROOT / "examples").glob("*.png"))
+    with Image.open(examples[seed % len(examples)]) as picture:
+        film = np.asarray(picture.convert("L").resize((width, height), Image.Resampling.BICUBIC))
+    grain = np.random.default_rng(seed).normal(0, 5, film.shape)
+    return (film + grain).clip(0, 255).astype(np.uint8)
 
 
 def as_jpeg(pixels: np.ndarray) -> bytes:
