@@ -174,7 +174,8 @@ worse); the mirror image of the reader's patches; the reader's map without the l
 training; larger batches; refusing by ImageNet features of the whole film (better on photographs,
 worse on drawings and sections of bones than the locator's own features of all levels). How high a
 second place must be to be read, and how much a place counts that the reader does not confirm, were
-chosen on the films of fold 0.
+chosen on the films of fold 0; features and ridge of the refusal on the other people's pictures of
+the labels. Those figures may be flattered a little.
 
 What is missing is mostly data. Where the map misses a fracture, seldom one of its next highest
 places lies in a box either: the locator has not seen that sort of fracture often enough, and a

@@ -8,8 +8,9 @@
 The first reads every `runs/looktwice-fold{k}` (from `python train.py --fold k`) over the films of
 its fold. Whatever is fitted after training (the weights of the opinions, which also calibrate, and
 every threshold) is fitted on the other folds' films, so that no film has a say in how it is judged
-itself; but for two constants of `fracture.looktwice`, SECOND and FLOOR, which were chosen once on
-fold 0. Needs scikit-learn and matplotlib (requirements-dev.txt).
+itself; but for SECOND and FLOOR of `fracture.looktwice`, chosen once on fold 0, and the ridge of
+`fracture.gate`, chosen on the labels' pictures of other things. Needs scikit-learn and matplotlib
+(requirements-dev.txt).
 """
 
 from __future__ import annotations
