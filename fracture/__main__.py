@@ -74,7 +74,7 @@ def read(classifier: Classifier, job: Job) -> tuple[Prediction, bool]:
     from PIL import Image
 
     from fracture.classifier import Prediction
-    from fracture.film import FilmError, read_film
+    from fracture.film import TO_SCREEN, FilmError, read_film
     from fracture.view import overlay
 
     def failure(sentence: str) -> tuple[Prediction, bool]:
@@ -83,7 +83,7 @@ def read(classifier: Classifier, job: Job) -> tuple[Prediction, bool]:
     try:
         if os.path.isdir(job.file):
             return failure("There is no film in this folder.")
-        film = read_film(job.file)
+        film = read_film(job.file, limits=TO_SCREEN)
         if job.overlay is None:
             return classifier.predict(film), False
         prediction, heatmap = classifier.read(film)
@@ -114,7 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument(
-        "--overlay", type=Path, metavar="DIR", help="write each film with its heatmap to DIR"
+        "--overlay",
+        type=Path,
+        metavar="DIR",
+        help="write each film with its heatmap to DIR "
+        "(very large ones at a half or a quarter of their size)",
     )
     parser.add_argument("--model", metavar="NAME", help="a checkpoint in models/ or a path to one")
     return parser

@@ -24,15 +24,28 @@ from fracture.formats import FilmError, Limits, Raster, decode, from_array, from
 from fracture.geometry import Box, Geometry, cut, letterbox
 from fracture.negatives import is_negative
 
-__all__ = ["Box", "Film", "FilmError", "Geometry", "Limits", "cut", "letterbox", "read_film"]
+__all__ = [
+    "TO_SCREEN",
+    "Box",
+    "Film",
+    "FilmError",
+    "Geometry",
+    "Limits",
+    "cut",
+    "letterbox",
+    "read_film",
+]
 
 COLOURED = 16  # mean difference between the channels, of 255, from which on a film has a colour
 DEFAULT_LIMITS = Limits()
+# Where only an answer and a picture on a screen are wanted: no film that the models learnt from is
+# longer than this, and their closest look, at 15 % of a film, still has more pixels than it uses.
+TO_SCREEN = Limits(enough=1_600)
 
 
 @dataclass(frozen=True)
 class Film:
-    """One film, upright and at its full resolution.
+    """One film, upright, at its full resolution or as much of it as was asked for.
 
     pixels:   float32 (H, W) in [0, 1], bone bright: what the models see.
     display:  uint8 (H, W, 3): the picture as the user knows it, colours kept; not to be
@@ -57,7 +70,8 @@ def read_film(
 ) -> Film:
     """Read a film from a path, the bytes of a file, a PIL picture or an array.
 
-    name: shown instead of the file's own name. A film that can be read but not be judged (too
+    name: shown instead of the file's own name. limits: what it may cost, and whether full size is
+    needed (the default) or `TO_SCREEN` will do. A film that can be read but not be judged (too
     small, almost blank, ...) has `problems`. Raises FilmError, and nothing else, for what is no
     readable picture within the limits; its message is a sentence for a person.
     """

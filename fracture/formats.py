@@ -33,6 +33,7 @@ __all__ = [
 
 MAX_SIDE = 32_768  # pixels; a film this long has no pixels left for its width
 MAX_PARTS = 100_000  # chunks, strips or tiles of one file; decoders spend time on each of them
+NARROW = 256  # pixels; a film is not shrunk to less than that on its shorter side
 MAX_SCAN_WORK = 1_000_000_000  # pixels times scans of a progressive JPEG: about 5 s of decoding
 
 READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF, HEIC and DICOM"
@@ -44,11 +45,28 @@ class FilmError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one film may cost: bytes of its file, pixels of its picture, frames of its file."""
+    """What one film may cost: bytes of its file, pixels of its picture, frames of its file.
+
+    enough: pixels of the longer side that are enough. A picture of at least twice as many is read
+            at a half, a quarter ... of its size, each pixel the mean of those it stands for, which
+            JPEG files can do while they are decoded. None: at full size.
+    """
 
     max_bytes: int = 25_000_000
     max_pixels: int = 50_000_000
     max_frames: int = 1_000
+    enough: int | None = None
+
+    def shrinks(self, width: int, height: int) -> int:
+        """How many pixels a side become one: 1, 2, 4 ..."""
+        shrinks = 1
+        while (
+            self.enough is not None
+            and max(width, height) // (2 * shrinks) >= self.enough
+            and min(width, height) // (2 * shrinks) >= NARROW
+        ):
+            shrinks *= 2
+        return shrinks
 
 
 @dataclass(frozen=True)
@@ -72,7 +90,7 @@ def decode(data: bytes, limits: Limits) -> Raster:
         raise FilmError(f"The file is larger than {limits.max_bytes / 1e6:.3g} MB.")
     kind = _kind(data)
     try:
-        return _READERS[kind](data, limits)
+        return _shrunk(_READERS[kind](data, limits), limits)
     except FilmError:
         raise
     except MemoryError:
@@ -86,7 +104,7 @@ def from_picture(picture: Image.Image, limits: Limits) -> Raster:
     """The pixels of a PIL picture, upright. Raises FilmError, and nothing else."""
     check_size(picture.width, picture.height, limits)
     try:
-        return Raster(_pixels(ImageOps.exif_transpose(picture)))
+        return _shrunk(Raster(_pixels(ImageOps.exif_transpose(picture))), limits)
     except MemoryError:
         raise FilmError("The picture needs more memory than there is.") from None
     except Exception:
@@ -109,10 +127,10 @@ def from_array(values: np.ndarray, limits: Limits) -> Raster:
     if values.dtype == bool:
         values = values.astype(np.uint8) * 255
     if values.ndim == 2:
-        return Raster(values.copy() if values.dtype == np.float32 else values)
+        return _shrunk(Raster(values.copy() if values.dtype == np.float32 else values), limits)
     if values.dtype != np.uint8:
         values = to_bytes(values)
-    return Raster(_pixels(Image.fromarray(np.ascontiguousarray(values))))
+    return _shrunk(Raster(_pixels(Image.fromarray(np.ascontiguousarray(values)))), limits)
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
@@ -338,6 +356,8 @@ def _open(
     check_size(picture.width, picture.height, limits)
     frames = getattr(picture, "n_frames", 1) if frames is None else frames
     _check_frames(frames, limits)
+    if kind == "JPEG" and (shrinks := limits.shrinks(*picture.size)) > 1:
+        picture.draft(None, tuple(side // shrinks for side in picture.size))
     turn = _orientation(picture.info.get("exif", b"")) if turn is None else turn
     if turn in _TURNS:
         picture = picture.transpose(_TURNS[turn])
@@ -379,6 +399,18 @@ def _pixels(picture: Image.Image) -> np.ndarray:
         else:
             values[top : top + step] = np.asarray(band.convert("RGB"))
     return values
+
+
+def _shrunk(raster: Raster, limits: Limits) -> Raster:
+    """The raster at the size that is enough."""
+    values = raster.values
+    shrinks = limits.shrinks(values.shape[1], values.shape[0])
+    if shrinks == 1:
+        return raster
+    if values.dtype != np.uint8:
+        with np.errstate(over="ignore"):  # too large for float32: infinite, so no number here
+            values = values.astype(np.float32, copy=False)
+    return Raster(np.array(Image.fromarray(values).reduce(shrinks)), raster.notes)
 
 
 def to_bytes(colours: np.ndarray) -> np.ndarray:

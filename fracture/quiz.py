@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from fracture.film import Film, FilmError, read_film
+from fracture.film import TO_SCREEN, Film, FilmError, read_film
 from fracture.labels import Box, Record, read_usable_labels
 from fracture.once import once
 from fracture.simulate import Settings, random_settings, simulate
@@ -221,7 +221,7 @@ def _readable(record: Record) -> bool:
 
 def _from_folder(number: int, record: Record) -> Question:
     try:
-        film = read_film(record.path, name=f"Film {number}")
+        film = read_film(record.path, name=f"Film {number}", limits=TO_SCREEN)
     except FilmError as error:
         raise QuizError(f"Film {number} can no longer be read: {error}") from error
     height, width = film.pixels.shape

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fracture import cam, classifier
+from fracture.bench.tools import as_jpeg, simulated_film
 from fracture.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from fracture.classifier import Classifier, Prediction, SingleLook, softmax
-from fracture.film import Film, FilmError, read_film
+from fracture.classifier import MODELS, Classifier, Prediction, SingleLook, softmax
+from fracture.film import TO_SCREEN, Film, FilmError, Limits, read_film
 from fracture.models import InputSpec, SimpleCNN
 
 CLASSES = ("Comminuted", "Simple", "No fracture")
@@ -349,3 +350,19 @@ def test_real_films_are_read(transfer: Classifier, shared_data: Path) -> None:
         with Image.open(io.BytesIO(path.read_bytes())) as picture:
             size = picture.height, picture.width
         assert prediction.status != "error" and transfer.explain(path).shape == size
+
+
+def test_a_very_large_film_gets_the_same_answer_at_half_its_size() -> None:
+    if not (MODELS / "looktwice.safetensors").exists():
+        pytest.skip("no trained model here")
+    shipped = Classifier.load()
+    for seed in range(3):
+        data = as_jpeg(simulated_film(4000, 3200, seed))
+        whole, half = (read_film(data, limits=limits) for limits in (Limits(), TO_SCREEN))
+        assert half.pixels.shape == (2000, 1600)
+        (right, right_map), (answer, heatmap) = shipped.read(whole), shipped.read(half)
+        assert answer.label == right.label
+        for name, share in right.probabilities.items():
+            assert answer.probabilities[name] == pytest.approx(share, abs=0.03)
+        alike = np.corrcoef(right_map[::8, ::8].ravel(), heatmap[::4, ::4].ravel())[0, 1]
+        assert alike > 0.98

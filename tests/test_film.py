@@ -127,6 +127,78 @@ def test_heic() -> None:
     assert np.abs(film.pixels - stretched(FILM)).mean() < 0.02
 
 
+# --- large films -----------------------------------------------------------------------------
+
+SCALE = 16
+LARGE = np.asarray(
+    Image.fromarray(FILM).resize(
+        [SCALE * side for side in FILM.shape[::-1]], Image.Resampling.BICUBIC
+    )
+)
+WIDE = LARGE.astype(np.uint16) * 150 + 3000
+
+
+@pytest.mark.parametrize(
+    ("kind", "picture", "options"),
+    [
+        ("JPEG", Image.fromarray(LARGE), {"quality": 95}),
+        ("JPEG", Image.fromarray(LARGE).convert("RGB"), {"quality": 95, "progressive": True}),
+        ("JPEG", Image.fromarray(LARGE).convert("CMYK"), {"quality": 95}),
+        ("PNG", Image.fromarray(LARGE), {}),
+        ("PNG", Image.fromarray(WIDE), {}),
+        ("WEBP", Image.fromarray(LARGE).convert("RGB"), {"quality": 95}),
+        ("TIFF", Image.fromarray(LARGE / np.float32(7) - 11), {}),
+        ("TIFF", Image.fromarray(WIDE.astype(np.int32)), {}),
+    ],
+)
+def test_large_films_are_read_at_the_size_that_is_enough(
+    kind: str, picture: Image.Image, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(picture, kind, **options)
+    at = [side * SCALE // 4 for side in FILM.shape]
+    wanted = stretched(
+        LARGE.reshape(at[0], 4, at[1], 4).astype(np.float32).mean(axis=(1, 3)).round()
+    )
+    for enough in (max(at) // 2 + 1, max(at)):
+        film = read_film(data, limits=Limits(enough=enough))
+        assert film.pixels.shape == tuple(at) and film.display.shape == (*at, 3)
+        assert np.abs(film.pixels - wanted).mean() < 0.01
+        assert not film.problems
+    assert read_film(data, limits=Limits(enough=2 * max(at) + 1)).pixels.shape == LARGE.shape
+    assert read_film(data).pixels.shape == LARGE.shape
+    if kind == "JPEG":  # shrunk by the decoder: there is nothing left to do
+        monkeypatch.setattr("fracture.formats._pixels", lambda picture: seen.append(picture.size))
+        seen: list[tuple[int, int]] = []
+        with pytest.raises(FilmError):  # of no pixels nothing can be made
+            read_film(data, limits=Limits(enough=max(at)))
+        assert seen == [tuple(at[::-1])]
+
+
+def test_a_large_film_is_shrunk_whatever_it_comes_in() -> None:
+    limits = Limits(enough=max(LARGE.shape) // 2)
+    wanted = read_film(encoded(LARGE, "PNG"), limits=limits)
+    for source in (LARGE, Image.fromarray(LARGE), np.stack([LARGE] * 3, axis=-1), LARGE / 255):
+        film = read_film(source, limits=limits)
+        assert film.pixels.shape == wanted.pixels.shape
+        assert np.abs(film.pixels - wanted.pixels).max() < 0.01
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = read_film(encoded(Image.fromarray(LARGE), "JPEG", exif=exif), limits=limits)
+    assert turned.pixels.shape == wanted.pixels.shape[::-1]
+    assert np.abs(np.rot90(turned.pixels) - wanted.pixels).mean() < 0.01
+    holes = LARGE / np.float32(255)
+    holes[:1000, :900] = np.nan
+    assert not read_film(holes, limits=limits).pixels[:500, :450].any()
+
+
+def test_a_narrow_film_is_not_shrunk_away() -> None:
+    limits = Limits(enough=1_600)
+    assert [limits.shrinks(*size) for size in ((3199, 3199), (3200, 2000), (400, 20_000))] == [
+        1, 2, 1,
+    ]  # fmt: skip
+    assert Limits().shrinks(30_000, 30_000) == 1
+
+
 def test_paths_bytes_pictures_and_arrays_agree(tmp_path: Path) -> None:
     path = tmp_path / "wrist.jpg"  # by its name a JPEG, by its content not
     path.write_bytes(FORMS["png"])

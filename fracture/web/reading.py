@@ -50,7 +50,7 @@ class Request:
 class Answer:
     """A reading for the page, with the film (None: unreadable) and its heatmap (None: none).
 
-    heatmap: float32 (H, W) in [0, 1] at the film's size.
+    heatmap: float32 (H, W) in [0, 1] at the film's size, as it was read.
     """
 
     reading: Reading
@@ -77,11 +77,11 @@ def look(
 
 
 def _decode(upload: Upload) -> Film:
-    from fracture import FilmError, read_film
+    from fracture.film import TO_SCREEN, FilmError, read_film
 
     if not Path(upload.path).is_file():
         raise FilmError("This film has already left the server. Drop it again.")
-    return read_film(upload.path, name=plain(upload.name))
+    return read_film(upload.path, name=plain(upload.name), limits=TO_SCREEN)
 
 
 def _read(film: Film, request: Request, thumbnail: bool) -> Answer:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fracture import stress
-from fracture.film import Film, FilmError, read_film
+from fracture.film import TO_SCREEN, Film, FilmError, read_film
 from fracture.once import once
 from fracture.quiz import to_bytes
 from fracture.simulate import Range, Settings, simulate
@@ -88,7 +88,7 @@ def _simulated() -> Bench:
 # longer than its file stays on the disk.
 @once(12, seconds=600)
 def _uploaded(path: str, stamp: int, name: str) -> Bench:
-    return Bench(stress.workable(read_film(path, name=name)))
+    return Bench(stress.workable(read_film(path, name=name, limits=TO_SCREEN)))
 
 
 def strain_of(values: Mapping[str, Any], hidden: Any) -> Strain:
