@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -509,6 +510,11 @@ def test_the_lesson(
     capsys.readouterr()
     assert evaluate.main(["lesson", *given]) == 0
     assert "Epoch" not in capsys.readouterr().out
+    # without the fold's run, its row stays
+    (tmp_path / "lesson").mkdir()
+    shutil.copy(runs / "lesson-8" / "simplecnn.json", tmp_path / "lesson")
+    kept = evaluate.with_lesson(evaluate.arguments(words(data, tmp_path, outcome)), values)
+    assert kept["lesson"]["rows"] == values["lesson"]["rows"]
 
 
 # ------------------------------------------------------------------------------ the ablation
