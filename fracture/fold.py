@@ -1,15 +1,13 @@
 """Folds a trained EfficientNet-Lite0 into fewer and cheaper steps that give the same answer.
 
-Three things cost a processor about as much as the convolutions themselves and can be had for
-nothing once the weights are fixed:
+Two things cost a processor about as much as the convolutions themselves and can be had for nothing
+once the weights are fixed:
 
 * a batch normalisation is a scale and a shift, which go into the convolution before it
   (Jacob et al. 2018, CVPR, section 3.2);
 * the network pads as TensorFlow did, by one row and column more behind than in front, which takes
   a copy of the feature maps. A kernel with an empty first row and column, padded evenly, reads the
-  same pixels;
-* on one thread PyTorch keeps 1 x 1 convolutions from oneDNN, whose are faster for large maps and
-  need no copy for the bias. It asks oneDNN for dilated ones, and dilation means nothing to 1 x 1.
+  same pixels.
 
 `python -m fracture.bench` compares the folded network with the plain one.
 """
@@ -61,11 +59,8 @@ def fold(network: nn.Module) -> nn.Module:
             if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(child, norm))
                 setattr(module, after, getattr(norm, "act", nn.Identity()))
-    one_dnn = torch.backends.mkldnn.is_available()
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, SameConv):
                 setattr(module, name, EvenlyPadded(child))
-            elif isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1) and one_dnn:
-                child.dilation = (2, 2)
     return network.requires_grad_(False).to(memory_format=torch.channels_last)

@@ -23,17 +23,19 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: rounds of the comparisons, and counts of films."""
+    """How much is measured: rounds of the comparisons, of dear ones, and counts of films."""
 
     rounds: int = 30
+    dear: int = 5
     clicks: int = 30
-    starts: int = 7
+    starts: int = 3
     readings: int = 100
-    batches: tuple[int, ...] = (1, 60, 240)
-    many: int = 10_000
+    batches: tuple[int, ...] = (1, 40, 120)
+    refused: int = 10_000
+    clients: tuple[int, ...] = (1, 2, 4, 8)
 
 
-QUICK = Amount(2, 2, 1, 4, (1, 4), 12)
+QUICK = Amount(2, 1, 2, 1, 4, (1, 4), 50, (1, 2))
 
 
 class Skipped(RuntimeError):
