@@ -18,7 +18,7 @@ from fracture import bench
 from fracture.bench import report
 from fracture.bench.tools import QUICK, ROOT, WARM_UP, Amount, Json, Skipped, cores, rounded
 
-OUT = ROOT / "models" / "benchmark.json"
+OUT = ROOT / "models"
 VERSIONS = ("torch", "torchvision", "timm", "grad-cam", "torchcam", "gradio", "numpy", "pillow",
             "onnxruntime", "openvino")  # fmt: skip
 # Name of each part: its function and its module, imported when its turn comes.
@@ -32,14 +32,17 @@ PARTS = {
     "start": ("start", "app"),
     "app": ("through_the_app", "app"),
     "sizes": ("sizes", "folders"),
+    "many": ("many", "folders"),
 }
+ALONE = frozenset({"many"})  # takes longer than all others: only when it is asked for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    out = options.out or OUT / f"{'_'.join(['benchmark', *options.only])}.json"
     if options.readme:
-        return report.write(options.out, ROOT)
+        return report.write(out, ROOT)
     began = time.perf_counter()
     amount = QUICK if options.quick else Amount()
     values: Json = {
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         "parts": {},
     }
-    for name in options.only or PARTS:
+    for name in options.only or [part for part in PARTS if part not in ALONE]:
         start = time.perf_counter()
         print(f"{start - began:6.0f} s  {name}", file=sys.stderr, flush=True)
         function, module = PARTS[name]
@@ -72,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values["parts"][name] = found | {"took_s": time.perf_counter() - start}
         values["seconds"] = round(time.perf_counter() - began)
         # after each part, so that a run that is cut off leaves what it has
-        options.out.write_text(json.dumps(rounded(values), indent=1) + "\n")
-    print(f"wrote {options.out} after {values['seconds']} s")
+        out.write_text(json.dumps(rounded(values), indent=1) + "\n")
+    print(f"wrote {out} after {values['seconds']} s")
     return int(any("failed" in part for part in values["parts"].values()))
 
 
@@ -118,9 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         description=bench.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=OUT, help="the JSON (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="the JSON (default: in models/, by the parts)")
     parser.add_argument("--quick", action="store_true", help="few repetitions: figures mean little")
-    parser.add_argument("--only", nargs="+", metavar="PART", choices=PARTS, help="some parts only")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", choices=PARTS, default=[],
+        help=f"some parts only, into a JSON of their own: {', '.join(PARTS)}",
+    )  # fmt: skip
     parser.add_argument(
         "--readme", action="store_true", help="write the plot and README's table from the JSON"
     )

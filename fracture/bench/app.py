@@ -1,6 +1,6 @@
-"""The parts of the benchmark that start the app: start-up, memory, Chromium, many clients.
+"""The parts of the benchmark that start the app: start-up, memory, Chromium.
 
-See `fracture.bench`.
+See `fracture.bench`; many clients at once are the load test's business (`tests/load.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import psutil
 
 from fracture.bench.tools import (
@@ -35,7 +33,6 @@ from fracture.bench.tools import (
     Skipped,
     as_jpeg,
     simulated_film,
-    slope,
     summary,
 )
 
@@ -149,7 +146,7 @@ def start(amount: Amount) -> Json:
         "mb_at_page": middle["mb_at_page"],
         "mb_after_verdict": middle["mb_after_verdict"],
         "count": amount.starts,
-        "everything_at_once": _imports_at_once(),
+        "everything_at_once": _imports_at_once() | _import_times(HEAVY),
         "mb_by_step": _memory_by_step(),
         "importing_the_app": _import_times("app"),
         "importing_the_model": _import_times("fracture.classifier, fracture.looktwice"),
@@ -157,14 +154,12 @@ def start(amount: Amount) -> Json:
 
 
 def _imports_at_once() -> Json:
-    """Seconds and memory of a process that only imports what such an app usually imports."""
-    began = time.perf_counter()
+    """Memory of a process that only imports what such an app usually imports."""
     code = f"import os, psutil, {HEAVY}; print(psutil.Process().memory_info().rss)"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    seconds = time.perf_counter() - began
-    return {"modules": HEAVY, "seconds": seconds, "mb": int(answer.stdout.split()[-1]) / 1e6}
+    return {"mb": int(answer.stdout.split()[-1]) / 1e6}
 
 
 # What a process holds as the app starts and reads, in the app's order.
@@ -231,7 +226,7 @@ def import_seconds(text: str) -> dict[str, float]:
 
 
 def through_the_app(amount: Amount) -> Json:
-    """Memory after many readings, latency against clients, and what a person at the page sees."""
+    """Memory after many readings, and how long a person at the page waits."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large, small = folder / "large.jpg", folder / "small.jpg"
@@ -246,11 +241,6 @@ def through_the_app(amount: Amount) -> Json:
                 found["browser"] = _browser(app, folder, amount.clicks)
             except Skipped as reason:
                 found["browser"] = {"skipped": str(reason)}
-            found["clients"] = [_clients(app, small, count) for count in amount.clients]
-            rows = found["clients"]
-            found["ms_per_further_client"] = slope(
-                [row["clients"] for row in rows], [row["ms"] for row in rows]
-            )[0]
             for number in range(amount.readings):
                 ask(client, large if number % 4 == 0 else small)
             time.sleep(1)  # the app gives memory back once the answer has been sent
@@ -258,30 +248,6 @@ def through_the_app(amount: Amount) -> Json:
             found["mb_after_readings"] = app.mb()
             found["mb_of_cuda"] = app.mb_of_cuda()
     return found
-
-
-def _clients(app: App, film: Path, count: int, each: int = 8) -> Json:
-    """Latency of `each` readings for every one of `count` clients that ask all the time."""
-    clients = [app.client() for _ in range(count)]
-    took: list[float] = []
-
-    def work(client: Client) -> None:
-        for _ in range(each):
-            began = time.perf_counter()
-            ask(client, film)
-            took.append(time.perf_counter() - began)
-
-    workers = [threading.Thread(target=work, args=(client,)) for client in clients]
-    began = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    seconds = time.perf_counter() - began
-    if len(took) != count * each:
-        raise RuntimeError("a client got no answer")
-    p95 = 1000 * float(np.percentile(took, 95))
-    return {"clients": count, **summary(took), "p95": p95, "per_second": len(took) / seconds}
 
 
 # Both promises end when the film just asked for, and its heatmap if it has one, can be painted.

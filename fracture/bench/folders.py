@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import psutil
-from PIL import Image
 
 from fracture.bench.tools import ROOT, Amount, Json, as_jpeg, cores, simulated_film, slope, threads
 
 
 def batch(amount: Amount) -> Json:
-    """`python -m fracture --json DIR` against the model alone, and its memory as folders grow."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = []
-        films = [as_jpeg(simulated_film(1250, 1000, seed)) for seed in range(4)]
-        for count in amount.batches:
-            part = Path(folder) / str(count)
-            part.mkdir()
-            for number in range(count):
-                (part / f"{number}.jpg").write_bytes(films[number % len(films)])
-            runs.append({"films": count, **_read_folder(part)})
-        tiny = Path(folder) / "tiny"
-        tiny.mkdir()
-        Image.fromarray(simulated_film(48, 40)).save(tiny / "0.png")
-        for number in range(1, amount.refused):
-            os.link(tiny / "0.png", tiny / f"{number}.png")
-        many = {"films": amount.refused, **_read_folder(tiny)}
+    """`python -m fracture --json DIR` against the model alone, folder by folder."""
+    films = [as_jpeg(simulated_film(1250, 1000, seed)) for seed in range(4)]
+    runs = []
+    for count in amount.batches:
+        with tempfile.TemporaryDirectory() as folder:
+            _fill(Path(folder), films, count)
+            seconds, memory = _read_folder(Path(folder), count)
+        runs.append({"films": count, "seconds": seconds, "mb": max(mb for _, mb in memory)})
     per_film, at_zero = slope([r["films"] for r in runs], [r["seconds"] for r in runs])
-    alone = _model_alone(films, amount)
+    alone = _model_alone(films, max(amount.batches) // 2)
     return {
         "picture": "JPEG, 1,000 x 1,250 pixels",
         "runs": runs,
@@ -44,30 +39,64 @@ def batch(amount: Amount) -> Json:
         "seconds_before_the_first": at_zero,
         "model_alone_per_second": alone,
         "share_of_the_model_alone": 1 / per_film / alone,
-        "mb_per_further_film": slope([r["films"] for r in runs], [r["mb"] for r in runs])[0],
-        "too_small_to_be_judged": many,
     }
 
 
-def _read_folder(folder: Path) -> Json:
-    """Seconds and the highest resident memory seen of the command line on a folder."""
+def many(amount: Amount) -> Json:
+    """Memory of the command line while it reads one large folder, film for film."""
+    films = [as_jpeg(simulated_film(1250, 1000, seed)) for seed in range(4)]
+    with tempfile.TemporaryDirectory() as folder:
+        _fill(Path(folder), films, amount.many)
+        seconds, memory = _read_folder(Path(folder), amount.many)
+    return {"films": amount.many, "seconds": seconds, "memory": _thinned(memory)}
+
+
+def _fill(folder: Path, films: Sequence[bytes], count: int) -> None:
+    """Files of `films` in turns; equal ones share their place on the disk."""
+    for number in range(count):
+        file = folder / f"{number:05d}.jpg"
+        if number < len(films):
+            file.write_bytes(films[number])
+        else:
+            os.link(folder / f"{number % len(films):05d}.jpg", file)
+
+
+def _read_folder(folder: Path, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """Seconds that the command line takes for a folder, and its resident MB after so many films.
+
+    Raises RuntimeError unless every film gets a verdict: one that is refused costs less.
+    """
     command = [sys.executable, "-m", "fracture", "--json", str(folder)]
-    start, highest = time.perf_counter(), 0
+    start, said, memory = time.perf_counter(), [], []
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    reader = threading.Thread(target=lambda: said.extend(process.stdout))
+    reader.start()
     # looked at from outside: the kernel's own maximum would begin with this process's memory
     watched = psutil.Process(process.pid)
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
-            highest = max(highest, watched.memory_info().rss)
+            memory.append((len(said), watched.memory_info().rss / 1e6))
         time.sleep(0.02)
-    if process.returncode:
-        raise RuntimeError(f"python -m fracture ended with {process.returncode}")
-    return {"seconds": time.perf_counter() - start, "mb": highest / 1e6}
+    seconds = time.perf_counter() - start
+    reader.join()
+    statuses = Counter(json.loads(line)["status"] for line in said)
+    if process.returncode or statuses["ok"] + statuses["uncertain"] != count:
+        raise RuntimeError(f"python -m fracture ended with {process.returncode}, {statuses}")
+    return seconds, memory
 
 
-def _model_alone(films: Sequence[bytes], amount: Amount) -> float:
+def _thinned(memory: Sequence[tuple[int, float]], points: int = 50) -> list[tuple[int, float]]:
+    """The most that was held in each of so many parts of a run: (films done, MB)."""
+    films, mb = np.array(memory).T
+    edges = np.linspace(0, films[-1], points + 1)[1:]
+    part = np.searchsorted(edges, films)
+    return [(round(edges[i]), float(mb[part == i].max())) for i in range(points) if i in part]
+
+
+def _model_alone(films: Sequence[bytes], count: int) -> float:
     """Decoded films a second, one thread of torch on each core, as the command line works."""
     import torch
 
@@ -77,12 +106,12 @@ def _model_alone(films: Sequence[bytes], amount: Amount) -> float:
 
     workers = cores()
     classifier, decoded = Classifier.load(), [read_film(film) for film in films]
-    many = [decoded[n % len(decoded)] for n in range(max(amount.batches))]
+    given = [decoded[n % len(decoded)] for n in range(count)]
     with threads(1 if workers > 1 else torch.get_num_threads()):
         list(bounded_map(classifier.predict, decoded, workers))  # warm-up
         start = time.perf_counter()
-        list(bounded_map(classifier.predict, many, workers))
-        return len(many) / (time.perf_counter() - start)
+        list(bounded_map(classifier.predict, given, workers))
+        return count / (time.perf_counter() - start)
 
 
 # Python's own image with Debian and the packages that Spaces adds, unpacked; an estimate.

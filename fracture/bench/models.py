@@ -38,13 +38,11 @@ from fracture.bench.tools import (
     race,
     ratios,
     simulated_film,
-    slope,
-    summary,
     threads,
 )
 from fracture.checkpoint import fill, load_checkpoint
 from fracture.classifier import MODELS, Classifier
-from fracture.film import read_film
+from fracture.film import TO_SCREEN, read_film
 from fracture.fold import fold
 from fracture.geometry import letterbox
 from fracture.labels import CLASSES, Record
@@ -54,7 +52,6 @@ from fracture.view import overlay
 
 OURS, REFERENCE = "Fracture", "grad-cam, ResNet-18"
 MEGAPIXELS = (0.2, 1.0, 5.0, 12.0, 25.0, 49.0)
-DEAR = 5.0  # megapixels above which a reading is repeated less often
 
 
 def readings(amount: Amount) -> Json:
@@ -75,7 +72,7 @@ def readings(amount: Amount) -> Json:
 
 def _reading(classifier: Classifier, data: bytes) -> Laps:
     laps = Laps()
-    film = read_film(data)
+    film = read_film(data, limits=TO_SCREEN)  # as the app and the command line read
     laps.lap("decode")
     # what `read` does, in two steps
     prediction, analysis = classifier._judge(film, insist=True)
@@ -312,22 +309,29 @@ def _openvino(count: int, inputs: tuple[Tensor, ...]) -> Callable[..., object]:
 
 
 def growth(amount: Amount) -> Json:
-    """Whole readings of ever larger films, two threads."""
-    classifier, rows = Classifier.load(), []
+    """Whole readings of ever larger films, in turns, two threads."""
+    classifier, films = Classifier.load(), {}
+    for megapixels in MEGAPIXELS:
+        height = round((megapixels * 1e6 * 1.25) ** 0.5)
+        films[str(megapixels)] = as_jpeg(simulated_film(height, round(height / 1.25)))
+    runners = {name: lambda data=data: _reading(classifier, data) for name, data in films.items()}
     with threads(2):
-        for megapixels in MEGAPIXELS:
-            height = round((megapixels * 1e6 * 1.25) ** 0.5)
-            data = as_jpeg(simulated_film(height, round(height / 1.25)))
-            repeats = amount.rounds if megapixels <= DEAR else amount.dear
-            _reading(classifier, data)
-            times = []
-            for _ in range(repeats):
-                start = time.perf_counter()
-                _reading(classifier, data)
-                times.append(time.perf_counter() - start)
-            rows.append({"megapixels": megapixels, **summary(times)})
-    per_megapixel, at_zero = slope([r["megapixels"] for r in rows], [r["ms"] for r in rows])
-    return {"readings": rows, "ms_per_megapixel": per_megapixel, "ms_at_zero": at_zero}
+        measured = race(runners, amount.rounds)
+    sizes = [read_film(data, limits=TO_SCREEN).pixels.shape for data in films.values()]
+    rows = [
+        {"megapixels": megapixels, "read_as": size, **row}
+        for megapixels, size, row in zip(MEGAPIXELS, sizes, measured.values(), strict=True)
+    ]
+    # two slopes: pixels that are only decoded, and those that everything after it works on
+    known = [[1.0, row["megapixels"], np.prod(row["read_as"]) / 1e6] for row in rows]
+    at_zero, decoded, kept = np.linalg.lstsq(known, [row["ms"] for row in rows], rcond=None)[0]
+    return {
+        "readings": rows,
+        "ms_at_zero": float(at_zero),
+        "ms_per_megapixel_of_the_file": float(decoded),
+        "ms_per_megapixel_kept": float(kept),
+        "shrunk_from_side": 2 * TO_SCREEN.enough,
+    }
 
 
 def training(amount: Amount) -> Json:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fracture import card
+from fracture.bench.tools import slope
 
 BEGIN, END = "<!-- benchmark -->", "<!-- /benchmark -->"
-PLOT = "docs/benchmark.png"
+PLOT, MANY, LOAD = "docs/benchmark.png", "models/benchmark_many.json", "docs/load.json"
+LOAD_SETTINGS = {"door": "api", "threads": 1, "readers": 2}  # the app's own, on two cores
 COMMAND = "python -m fracture.bench"
-BLUE, ORANGE, GREY = "#1f5fa8", "#c8540a", "#8a8a8a"
+BLUE, ORANGE = "#1f5fa8", "#c8540a"
 
 Json = dict[str, Any]
 
@@ -26,12 +28,30 @@ def write(source: Path, root: Path) -> int:
     if not source.exists():
         print(f"fracture.bench: {source} is not there; '{COMMAND}' makes it", file=sys.stderr)
         return 2
-    values = json.loads(source.read_text())
+    values = gathered(source, root)
     plot(values, root / PLOT)
     readme = root / "README.md"
     readme.write_text(with_block(readme.read_text(), block(values)))
     print(f"wrote {root / PLOT} and the table in {readme}")
     return 0
+
+
+def gathered(source: Path, root: Path) -> Json:
+    """The benchmark's JSON with the parts that have runs, and files, of their own.
+
+    "many": the large folder; "load": the load test's pace at each number of clients.
+    """
+    values = json.loads(source.read_text())
+    own = {"many": root / MANY, "load": root / LOAD}
+    found = {name: json.loads(path.read_text()) for name, path in own.items() if path.exists()}
+    if "many" in found:
+        values["parts"] |= found["many"]["parts"]
+    values["parts"]["load"] = sorted(
+        (run for app in found.get("load", ()) if app["settings"] == LOAD_SETTINGS
+         for run in app["runs"]),
+        key=lambda run: run["clients"],
+    )  # fmt: skip
+    return values
 
 
 def with_block(text: str, block: str) -> str:
@@ -45,19 +65,25 @@ def block(values: Json) -> str:
     pieces = [
         f"Measured on {machine['cores']} cores ({machine['processor']}), torch "
         f"{machine['versions']['torch']}, in one run of {values['seconds'] / 60:.0f} minutes; "
-        f"medians of {values['settings']['rounds']} after warm-up unless said otherwise. "
-        "Other tools run the code that their own documentation shows, with random weights; in "
-        "brackets: times ours.",
+        f"medians of {values['settings']['rounds']} after warm-up unless said otherwise.",
         table(("What", "Measured", "Target"), targets(parts)),
-        peers(parts),
-        backends(parts),
-        sizes(parts),
-        memory(parts),
-        growth(parts),
         f"![Reading times by step, and how they grow]({PLOT})",
+        growth(parts),
+        folded("Beside other tools", peers(parts)),
+        folded("Other ways to run the networks", backends(parts), backends_in_words(parts)),
+        folded("Start and memory", start(parts), memory(parts)),
+        folded("Sizes", sizes(parts)),
         f"Written by `{COMMAND}` and `{COMMAND} --readme`.",
     ]
     return "\n\n".join(piece for piece in pieces if piece)
+
+
+def folded(title: str, *pieces: str) -> str:
+    """Pieces under a title that opens them; nothing if there are none."""
+    shown = [piece for piece in pieces if piece]
+    if not shown:
+        return ""
+    return "\n\n".join([f"<details><summary>{title}</summary>", *shown, "</details>"])
 
 
 def get(values: Json, *path: str) -> Any:
@@ -118,7 +144,8 @@ def _targets(parts: Json) -> Iterator[tuple[str, float | None, str, str, bool]]:
               "{:.0f} ms", "under 50 ms:", 50)  # fmt: skip
     start = parts.get("start", {})
     page, verdict = start.get("seconds_to_page"), start.get("seconds_to_first_verdict")
-    yield row("`python app.py` to the page", page, "{:.1f} s", "under 8 s:", 8)
+    yield row(f"`python app.py` to the page, median of {start.get('count')} starts", page,
+              "{:.1f} s", "under 8 s:", 8)  # fmt: skip
     yield row("From there to the first verdict", verdict - page if page and verdict else None,
               "{:.1f} s", "under 3 s:", 3)  # fmt: skip
     after, cuda = (get(parts, "app", key) for key in ("mb_after_readings", "mb_of_cuda"))
@@ -127,6 +154,9 @@ def _targets(parts: Json) -> Iterator[tuple[str, float | None, str, str, bool]]:
     if cuda:
         yield row(f"{words}, without the CUDA libraries of the default torch", after - cuda,
                   "{:.0f} MB", "under 700 MB:", 700)  # fmt: skip
+    if many := get(parts, "many", "memory"):
+        yield row(f"Memory over a folder of {parts['many']['films']:,} films: second half against "
+                  "the first", flatness(many), "{:.2f} times", "1.05 or less:", 1.05)  # fmt: skip
     share = get(parts, "batch", "share_of_the_model_alone")
     yield row("Folder on the command line, of the model's own speed",
               share and 100 * share, "{:.0f} %", "80 % or more:", 80, most=False)  # fmt: skip
@@ -134,6 +164,12 @@ def _targets(parts: Json) -> Iterator[tuple[str, float | None, str, str, bool]]:
         share = get(parts, "training", network, "loader_share")
         yield row(f"Training the {network}: share of the time that loading takes",
                   share and 100 * share, "{:.1f} %", "10 % or less:", 10)  # fmt: skip
+
+
+def flatness(memory: Sequence[tuple[int, float]]) -> float:
+    """The most that was held in the second half of a run, as a multiple of that in the first."""
+    half = len(memory) // 2
+    return max(mb for _, mb in memory[half:]) / max(mb for _, mb in memory[:half])
 
 
 def peers(parts: Json) -> str:
@@ -146,7 +182,13 @@ def peers(parts: Json) -> str:
     ]
     names = list(dict.fromkeys(name for _, found in columns for name in found))
     rows = [(name, *(_beside_ours(found, name) for _, found in columns)) for name in names]
-    return table(("Tool", *(words for words, _ in columns)), rows) if rows else ""
+    if not rows:
+        return ""
+    words = (
+        "Other tools run the code that their own documentation shows, with random weights; in "
+        "brackets: times ours."
+    )
+    return f"{table(('Tool', *(words for words, _ in columns)), rows)}\n\n{words}"
 
 
 def _beside_ours(found: Json, name: str) -> str:
@@ -155,32 +197,61 @@ def _beside_ours(found: Json, name: str) -> str:
     return f"{found[name]['ms']:.0f} ms ({found[name]['ms'] / found[OURS]['ms']:.2f})"
 
 
+SHIPPED, PLAIN = "folded (shipped)", "plain"
+WORTH = 1.5  # times faster end to end: from there on another way to run the networks is adopted
+
+
 def backends(parts: Json) -> str:
     """Ways to run the shipped weights."""
     rows = []
     for threads in ("1", TWO):
-        found = get(parts, "backends", threads) or {}
-        for name, row in found.items():
+        for name, row in (get(parts, "backends", threads) or {}).items():
             if "ms" not in row:
                 rows.append((name, threads, "-", "-", "-", row.get("skipped", "")))
                 continue
-            whole = get(parts, "reading", threads, "measured", OURS, "ms")
-            rows.append((name, threads, f"{row['ms']:.0f} ms", f"{row['times_faster']:.2f}",
-                         end_to_end(found, name, whole), f"{row['difference']:.0e}"))  # fmt: skip
-    head = ("Way to run both networks", "Threads", "Median", "Times faster",
-            "In a whole reading", "Largest difference")  # fmt: skip
+            beside = (end_to_end(parts, threads, name, other) for other in (PLAIN, SHIPPED))
+            rows.append((name, threads, f"{row['ms']:.0f} ms",
+                         *(f"{times:.2f}" if times else "-" for times in beside),
+                         f"{row['difference']:.0e}"))  # fmt: skip
+    head = ("Way to run both networks", "Threads", "Median", "A whole reading, times faster than "
+            "plain", "than shipped", "Largest difference")  # fmt: skip
     return table(head, rows) if rows else ""
 
 
-SHIPPED = "folded (shipped)"
-
-
-def end_to_end(found: Json, name: str, whole: float | None) -> str:
-    """How much faster than the plain network a whole reading would be: all else as measured."""
-    if whole is None or "ms" not in found.get(SHIPPED, {}):
-        return "-"
+def end_to_end(parts: Json, threads: str, name: str, other: str) -> float | None:
+    """How much faster a whole reading is one way than another, all else as measured."""
+    found = get(parts, "backends", threads) or {}
+    whole = get(parts, "reading", threads, "measured", OURS, "ms")
+    if whole is None or any("ms" not in found.get(way, {}) for way in (name, other, SHIPPED)):
+        return None
     rest = whole - found[SHIPPED]["ms"]
-    return f"{(rest + found['plain']['ms']) / (rest + found[name]['ms']):.2f}"
+    return (rest + found[other]["ms"]) / (rest + found[name]["ms"])
+
+
+def backends_in_words(parts: Json) -> str:
+    """What follows from the ways to run the networks."""
+    gains = [
+        (times, name, threads)
+        for threads in ("1", TWO)
+        for name in get(parts, "backends", threads) or {}
+        if name != SHIPPED and (times := end_to_end(parts, threads, name, SHIPPED))
+    ]
+    folding = [end_to_end(parts, threads, SHIPPED, PLAIN) for threads in ("1", TWO)]
+    if not gains or not all(folding):
+        return ""
+    times, name, threads = max(gains)
+    verdict = (
+        f"less than the {WORTH} times for which another dependency would be worth its upkeep, so "
+        "none is kept"
+        if times < WORTH
+        else f"more than the {WORTH} times from which on it is worth its upkeep"
+    )
+    return (
+        f"The most that another way would gain on what is shipped is {times:.2f} times, end to end "
+        f"({name}, {threads} thread{'s' if threads == TWO else ''}): {verdict}. Folding batch "
+        f"norms into convolutions gains {' and '.join(f'{gain:.2f}' for gain in folding)} times on "
+        "one and two threads; it needs no dependency and one short module."
+    )
 
 
 def sizes(parts: Json) -> str:
@@ -199,8 +270,27 @@ def sizes(parts: Json) -> str:
     return table(("Size of", ""), rows) if rows else ""
 
 
+def start(parts: Json) -> str:
+    """What is imported before the page and behind it, beside importing all of it first."""
+    found = parts.get("start", {})
+    rows = []
+    for key, words, mb in (
+        ("everything_at_once", "Everything first, as is usual", None),
+        ("importing_the_app", "Until the page is served", "mb_at_page"),
+        ("importing_the_model", "Behind the page, until the first verdict", "mb_after_verdict"),
+    ):
+        if imports := found.get(key):
+            held = found.get(mb) if mb else imports.get("mb")
+            most = list(imports["by_package"].items())[:3]
+            most = ", ".join(f"{package} {seconds:.1f} s" for package, seconds in most)
+            rows.append((words, f"`{imports['modules']}`", f"{imports['seconds']:.1f} s", most,
+                         f"{held:.0f} MB" if held else "-"))  # fmt: skip
+    head = ("When", "What is imported", "Time (`-X importtime`)", "Most of it", "Memory then")
+    return table(head, rows) if rows else ""
+
+
 def memory(parts: Json) -> str:
-    """Where the memory goes, and what importing takes, in words."""
+    """Where the memory goes, in words."""
     sentences = []
     if steps := get(parts, "start", "mb_by_step"):
         added = ", ".join(f"{name} {mb:.0f}" for name, mb in steps.items())
@@ -213,37 +303,42 @@ def memory(parts: Json) -> str:
             f"{cuda:.0f} MB are pages of the CUDA libraries that the default torch loads, used or "
             "not; its CPU build has none of them."
         )
-    if heavy := get(parts, "start", "everything_at_once"):
-        sentences.append(
-            f"Importing {heavy['modules']} at once, as is usual, takes {heavy['seconds']:.1f} s "
-            f"and {heavy['mb']:.0f} MB before anything is shown."
-        )
-    if many := get(parts, "batch", "too_small_to_be_judged"):
-        sentences.append(
-            f"The command line on {many['films']:,} pictures that are too small to be judged "
-            f"never held more than {many['mb']:.0f} MB."
-        )
     return " ".join(sentences)
 
 
 def growth(parts: Json) -> str:
     """The slopes in words."""
     sentences = []
-    if per := get(parts, "growth", "ms_per_megapixel"):
+    if get(parts, "growth", "ms_per_megapixel_kept"):
+        found = parts["growth"]
         sentences.append(
-            f"A reading takes {per:.0f} ms more for each megapixel: the networks see a fixed size, "
-            "what grows is decoding, laying the map over the film, drawing and encoding."
+            f"A reading takes {found['ms_per_megapixel_of_the_file']:.0f} ms for each megapixel of "
+            f"the file, which must be decoded, and {found['ms_per_megapixel_kept']:.0f} ms for "
+            "each that is kept, for preparing, laying the map over the film, drawing and encoding; "
+            f"films of {found['shrunk_from_side']:,} pixels and more are kept at a half or a "
+            "quarter of their size, where the line drops. The networks see a fixed size."
         )
     if per := get(parts, "batch", "films_per_second"):
         sentences.append(
             f"A folder takes {1000 / per:.0f} ms a film after "
-            f"{get(parts, 'batch', 'seconds_before_the_first'):.1f} s of start; memory grows by "
-            f"{get(parts, 'batch', 'mb_per_further_film'):.2f} MB a film."
+            f"{get(parts, 'batch', 'seconds_before_the_first'):.1f} s of start: each core reads "
+            "a film of its own."
         )
-    if per := get(parts, "app", "ms_per_further_client"):
+    if many := get(parts, "many", "memory"):
         sentences.append(
-            f"With clients that ask without pause each further one adds {per:.0f} ms: the cores "
-            "are busy, so a reading waits for those before it."
+            f"Its memory does not grow with it: over {parts['many']['films']:,} films (a run of "
+            f"its own, {parts['many']['seconds'] / 60:.0f} minutes) it held at most "
+            f"{max(mb for _, mb in many):.0f} MB, {many[-1][1]:.0f} MB at the end; films are "
+            "read one by one, and what is said of them is not kept."
+        )
+    if clients := parts.get("load"):
+        per, _ = slope(
+            [run["clients"] for run in clients], [1000 * run["p50_s"] for run in clients]
+        )
+        sentences.append(
+            "Of clients that ask without pause (the load test's run and machine, "
+            f"[docs/growth.md](docs/growth.md)) each further one adds {per:.0f} ms: the cores are "
+            "busy, so a reading waits for those before it."
         )
     return " ".join(sentences)
 
@@ -261,7 +356,7 @@ COLOURS = ("#1f5fa8", "#c8540a", "#3f8f5f", "#8a6fb0", "#8a8a8a")
 
 
 def plot(values: Json, path: Path) -> None:
-    """Steps of a reading beside its peers', and the three growths, as PNG."""
+    """Steps of a reading beside its peers', and how time and memory grow, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -270,17 +365,38 @@ def plot(values: Json, path: Path) -> None:
     parts = values["parts"]
     with plt.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False,
                          "legend.frameon": False}):  # fmt: skip
-        figure, axes = plt.subplots(2, 2, figsize=(13, 9))
-        _steps(axes[0, 0], get(parts, "reading", TWO, "measured") or {})
-        _line(axes[0, 1], get(parts, "growth", "readings") or [], "megapixels", "ms",
-              "megapixels of the film", "milliseconds a reading")  # fmt: skip
-        _line(axes[1, 0], get(parts, "batch", "runs") or [], "films", "seconds",
-              "films in the folder", "seconds, start included")  # fmt: skip
-        _line(axes[1, 1], get(parts, "app", "clients") or [], "clients", "ms",
-              "clients that ask without pause", "milliseconds a reading")  # fmt: skip
+        figure = plt.figure(figsize=(16, 8.5))
+        grid = figure.add_gridspec(2, 6)
+        _steps(figure.add_subplot(grid[0, :3]), get(parts, "reading", TWO, "measured") or {})
+        axis = figure.add_subplot(grid[0, 3:])
+        rows = get(parts, "growth", "readings") or []
+        _line(axis, [(row["megapixels"], row["ms"]) for row in rows], BLUE)
+        axis.fill_between(
+            [row["megapixels"] for row in rows], [row["low"] for row in rows],
+            [row["high"] for row in rows], color=BLUE, alpha=0.2,
+        )  # fmt: skip
+        axis.set(xlabel="megapixels of the file", ylabel="milliseconds a reading")
+        axis = figure.add_subplot(grid[1, :2])
+        rows = get(parts, "batch", "runs") or []
+        _line(axis, [(row["films"], row["seconds"]) for row in rows], BLUE)
+        axis.set(xlabel="films in the folder", ylabel="seconds, start included")
+        axis = figure.add_subplot(grid[1, 2:4])
+        _line(axis, get(parts, "many", "memory") or [], BLUE, marker="")
+        axis.set(xlabel="films read of one folder", ylabel="resident megabytes")
+        axis = figure.add_subplot(grid[1, 4:])
+        rows = parts.get("load") or []
+        for key, words, colour in (
+            ("p95_s", "95 % within", ORANGE),
+            ("p50_s", "half within", BLUE),
+        ):
+            _line(axis, [(row["clients"], row[key]) for row in rows], colour, label=words)
+        axis.set(xlabel="clients that ask without pause", ylabel="seconds a reading")
+        axis.legend(fontsize=10)
+        for axis in figure.axes[1:]:
+            axis.set_ylim(0, None)
         figure.tight_layout()
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=90, facecolor="white", metadata={"Software": None})
+        figure.savefig(path, dpi=80, facecolor="white", metadata={"Software": None})
         plt.close(figure)
 
 
@@ -296,10 +412,7 @@ def _steps(axis, measured: Json) -> None:
     axis.legend(fontsize=10)
 
 
-def _line(axis, rows: Sequence[Json], x: str, y: str, across: str, up: str) -> None:
-    at, values = [row[x] for row in rows], [row[y] for row in rows]
-    if rows and "low" in rows[0]:
-        axis.fill_between(at, [row["low"] for row in rows], [row["high"] for row in rows],
-                          color=BLUE, alpha=0.2)  # fmt: skip
-    axis.plot(at, values, "o-", color=BLUE, lw=2)
-    axis.set(xlabel=across, ylabel=up, ylim=(0, None))
+def _line(axis, points: Sequence[tuple[float, float]], colour: str, marker: str = "o", **words):
+    """A line through points (x, y)."""
+    across, up = zip(*points, strict=True) if points else ([], [])
+    axis.plot(across, up, marker=marker, color=colour, lw=2, **words)

@@ -23,19 +23,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: rounds of the comparisons, of dear ones, and counts of films."""
+    """How much is measured: rounds of the comparisons, and counts of films."""
 
     rounds: int = 30
-    dear: int = 5
     clicks: int = 30
-    starts: int = 3
+    starts: int = 5
     readings: int = 100
-    batches: tuple[int, ...] = (1, 40, 120)
-    refused: int = 10_000
-    clients: tuple[int, ...] = (1, 2, 4, 8)
+    batches: tuple[int, ...] = (1, 60, 240)
+    many: int = 10_000
 
 
-QUICK = Amount(2, 1, 2, 1, 4, (1, 4), 50, (1, 2))
+QUICK = Amount(2, 2, 1, 4, (1, 4), 12)
 
 
 class Skipped(RuntimeError):
