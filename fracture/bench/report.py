@@ -46,11 +46,9 @@ def gathered(source: Path, root: Path) -> Json:
     found = {name: json.loads(path.read_text()) for name, path in own.items() if path.exists()}
     if "many" in found:
         values["parts"] |= found["many"]["parts"]
-    values["parts"]["load"] = sorted(
-        (run for app in found.get("load", ()) if app["settings"] == LOAD_SETTINGS
-         for run in app["runs"]),
-        key=lambda run: run["clients"],
-    )  # fmt: skip
+    # the last app that was asked by several numbers of clients
+    series = [app["runs"] for app in found.get("load", ()) if app["settings"] == LOAD_SETTINGS]
+    values["parts"]["load"] = next((runs for runs in reversed(series) if len(runs) > 1), [])
     return values
 
 
