@@ -4,7 +4,7 @@ All methods weigh the last feature maps A (K, h, w) by the gradient of the class
 network that ends in global average pooling and one linear layer that gradient is known without a
 backward pass: the layer's own weight divided by the number of cells, in every cell (for Grad-CAM
 this is the CAM of Zhou et al. 2016, CVPR). ``closed_form`` has each method's answer for such
-networks; every other case goes through the ``grad-cam`` library: ``library_map``.
+networks; every other case goes through the ``grad-cam`` library: ``map_by_library``.
 
 Maps are float32 in [0, 1]: negative evidence is cut off, then the lowest cell becomes 0 and the
 highest 1, as the library does. A map without any positive evidence is 0 everywhere.
@@ -113,7 +113,7 @@ def enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return unit_range(grown[0, 0].numpy())
 
 
-def library_map(
+def map_by_library(
     network: nn.Module, layer: str, picture: Tensor, target: int, method: str
 ) -> np.ndarray:
     """A map by the ``grad-cam`` library; safe to call from many threads on one network.

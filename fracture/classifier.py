@@ -110,7 +110,8 @@ class SingleLookAnalysis:
         if self.features is not None:
             heat = cam.closed_form(self.features[0], self.model.head.weight[target], method)
         else:
-            heat = cam.library_map(self.model, self.model.cam_layer, self.picture, target, method)
+            layer = self.model.cam_layer
+            heat = cam.map_by_library(self.model, layer, self.picture, target, method)
         # Scaled again on the film: the hottest place may have lain on the padding.
         return cam.unit_range(self.geometry.to_film(heat))
 

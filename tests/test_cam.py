@@ -91,7 +91,7 @@ def test_every_closed_form_equals_the_library(tiny: Tiny, method: str) -> None:
         for target in range(3):
             ours = cam.closed_form(features, tiny.head.weight[target], method)
             assert ours.shape == (11, 15) and ours.dtype == np.float32
-            library = cam.library_map(tiny, "features", picture, target, method)
+            library = cam.map_by_library(tiny, "features", picture, target, method)
             assert np.abs(cam.enlarged(ours, (44, 60)) - library).max() < 1e-4, (seed, target)
             seen.append(ours.any())
     assert np.mean(seen) > 0.8  # hardly any of the compared maps are empty
@@ -106,7 +106,7 @@ def test_every_closed_form_equals_the_library_on_a_real_network(
     with torch.inference_mode():
         features = transfer.features(picture)[0]
         ours = cam.closed_form(features, transfer.head.weight[1], method)
-    library = cam.library_map(transfer, transfer.cam_layer, picture, 1, method)
+    library = cam.map_by_library(transfer, transfer.cam_layer, picture, 1, method)
     assert library.max() > 0.9
     assert np.abs(cam.enlarged(ours, (160, 96)) - library).max() < 1e-4
 
@@ -115,7 +115,7 @@ def test_every_closed_form_equals_the_library_on_a_real_network(
 def test_private_copy_gives_the_library_map(name: str) -> None:
     torch.manual_seed(5)
     network, picture = build_model(name).eval(), torch.randn(1, 3, 224, 224)
-    ours = cam.library_map(network, network.cam_layer, picture, 1, "gradcam")
+    ours = cam.map_by_library(network, network.cam_layer, picture, 1, "gradcam")
     assert ours.shape == (224, 224)
     assert np.abs(ours - by_library(network, network.cam_layer, picture, 1)).max() < 1e-5
 
@@ -123,7 +123,7 @@ def test_private_copy_gives_the_library_map(name: str) -> None:
 @pytest.mark.parametrize("method", cam.METHODS)
 def test_every_method_maps_every_class(tiny: Tiny, method: str) -> None:
     maps = [
-        cam.library_map(tiny, "features", torch.randn(1, 3, 40, 56), k, method) for k in range(3)
+        cam.map_by_library(tiny, "features", torch.randn(1, 3, 40, 56), k, method) for k in range(3)
     ]
     for heat in maps:
         assert heat.shape == (40, 56) and heat.dtype == np.float32
@@ -134,7 +134,7 @@ def test_the_network_is_left_as_it_was(tiny: Tiny) -> None:
     tiny.train()
     before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
     for method in cam.METHODS:
-        cam.library_map(tiny, "features", torch.randn(1, 3, 40, 40), 0, method)
+        cam.map_by_library(tiny, "features", torch.randn(1, 3, 40, 40), 0, method)
     assert tiny.training and all(p.requires_grad for p in tiny.parameters())
     assert all(p.grad is None for p in tiny.parameters())
     assert not any(m._forward_hooks or m._backward_hooks for m in tiny.modules())
@@ -152,8 +152,8 @@ def test_private_copy_shares_the_weights() -> None:
 def test_works_inside_inference_mode(tiny: Tiny) -> None:
     with torch.inference_mode():
         picture = torch.randn(1, 3, 40, 40)
-        inside = cam.library_map(tiny, "features", picture, 0, "hirescam")
-    assert np.array_equal(inside, cam.library_map(tiny, "features", picture, 0, "hirescam"))
+        inside = cam.map_by_library(tiny, "features", picture, 0, "hirescam")
+    assert np.array_equal(inside, cam.map_by_library(tiny, "features", picture, 0, "hirescam"))
 
 
 def test_callers_at_once_get_their_own_maps(tiny: Tiny) -> None:
@@ -163,7 +163,7 @@ def test_callers_at_once_get_their_own_maps(tiny: Tiny) -> None:
 
     def work(job: tuple[int, int, str]) -> np.ndarray:
         number, target, method = job
-        return cam.library_map(tiny, "features", pictures[number], target, method)
+        return cam.map_by_library(tiny, "features", pictures[number], target, method)
 
     alone = [work(job) for job in jobs]
     assert len({heat.tobytes() for heat in alone}) > len(jobs) / 2  # mixing up would be seen
@@ -187,13 +187,13 @@ def test_a_thousand_maps_leave_nothing_behind(tiny: Tiny, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(cam, "_shell", watched)
     picture = torch.randn(1, 3, 40, 40)
-    cam.library_map(tiny, "features", picture, 0, "gradcam")
+    cam.map_by_library(tiny, "features", picture, 0, "gradcam")
     gc.collect()
     before = tensors()
     gc.disable()  # nothing may even wait for the collector: graphs are large
     try:
         for _ in range(1000):
-            cam.library_map(tiny, "features", picture, 0, "gradcam")
+            cam.map_by_library(tiny, "features", picture, 0, "gradcam")
         assert all(shell() is None for shell in shells) and len(shells) == 1001
         assert tensors() <= before
     finally:
@@ -202,9 +202,9 @@ def test_a_thousand_maps_leave_nothing_behind(tiny: Tiny, monkeypatch: pytest.Mo
 
 def test_an_error_inside_the_library_comes_out(tiny: Tiny) -> None:
     with pytest.raises(IndexError):  # the library's own context manager would swallow this one
-        cam.library_map(tiny, "features", torch.randn(1, 3, 40, 40), 7, "gradcam")
+        cam.map_by_library(tiny, "features", torch.randn(1, 3, 40, 40), 7, "gradcam")
     with pytest.raises(ValueError, match="'scorecam'; there are gradcam"):
-        cam.library_map(tiny, "features", torch.randn(1, 3, 40, 40), 0, "scorecam")
+        cam.map_by_library(tiny, "features", torch.randn(1, 3, 40, 40), 0, "scorecam")
     with pytest.raises(ValueError, match="'scorecam'; there are gradcam"):
         cam.closed_form(torch.ones(3, 4, 4), torch.ones(3), "scorecam")
 
@@ -219,7 +219,7 @@ def test_eigencam_shows_the_active_side() -> None:
         nn.init.constant_(network[0].weight, 1.0)
         with torch.no_grad():
             network[0].weight[1:] *= 0.3 * sign
-        heat = cam.library_map(network, "0", picture, 0, "eigencam")
+        heat = cam.map_by_library(network, "0", picture, 0, "eigencam")
         assert heat[2:4, 2:4].min() > 0.9 and heat[6:, 6:].max() < 0.1
 
 

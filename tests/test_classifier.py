@@ -282,7 +282,7 @@ def test_default_map_is_the_librarys_on_the_film(transfer: Classifier, film: Fil
     network = transfer._network
     pixels, geometry = classifier.place(film.pixels, network.spec)
     picture = network.spec.scale(torch.tensor(pixels)[None])
-    heat = cam.library_map(network.model, network.model.cam_layer, picture, 1, "gradcam")
+    heat = cam.map_by_library(network.model, network.model.cam_layer, picture, 1, "gradcam")
     library = cam.unit_range(geometry.to_film(heat))
     ours = transfer.explain(film, "Simple")
     # ours goes from 7 x 7 cells to the film in one step, the library's over 224 x 224

@@ -157,7 +157,7 @@ def test_the_other_methods_lay_the_librarys_maps(
 
     def by_library(*_: object) -> np.ndarray:
         picture = model.input.scale(torch.from_numpy(next(patches))[None])
-        return cam.library_map(model.reader, model.reader.cam_layer, picture, 0, method)
+        return cam.map_by_library(model.reader, model.reader.cam_layer, picture, 0, method)
 
     monkeypatch.setattr(cam, "closed_form", by_library)
     monkeypatch.setattr(cam, "enlarged", lambda heat, size: heat)
