@@ -147,13 +147,13 @@ ANNOUNCED = '<div role="status" aria-live="polite">${value}</div>'
 BATCH = """
 watch("value", () => setTimeout(() => { // once the film above has taken its place
   const table = element.querySelector(".fx-batch");
-  if (table) table.scrollIntoView({ behavior: "smooth", block: "start" });
+  if (table) table.scrollIntoView({ block: "start" });
 }, 150));
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-open]");
   if (!button) return;
   trigger("select", { index: Number(button.dataset.open) });
-  document.querySelector("#read").scrollIntoView({ behavior: "smooth", block: "start" });
+  document.querySelector("#read").scrollIntoView({ block: "start" });
 });
 """
 

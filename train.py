@@ -829,9 +829,7 @@ def split(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
     wanted = usable if args.preset == "looktwice" else two_classes
     train = [r for r, out in zip(records, held, strict=True) if not out and wanted(r)]
     held_out = [r for r, out in zip(records, held, strict=True) if out and wanted(r)]
-    if args.limit:  # evenly through the list, so that every class is there
-        train = train[:: max(1, len(train) // args.limit)][: args.limit]
-        held_out = held_out[:: max(1, len(held_out) // args.limit)][: args.limit]
+    train, held_out = thinned(train, args.limit), thinned(held_out, args.limit)
     check_trainable(train)
     check_split(train, held_out)
     return train, held_out
@@ -841,12 +839,17 @@ def split_foreign(args: argparse.Namespace) -> tuple[list[Record], list[Record]]
     """The labels' pictures that are no limb radiographs: held out, to train on."""
     records = [r for r in read_labels(args.data) if r.label == "not_limb_radiograph"]
     if args.fold is None:
-        return [], records
+        return [], thinned(records, args.limit)
     held = [fold == args.fold for fold in group_folds(records)]
     return (
         [r for r, out in zip(records, held, strict=True) if out],
-        [r for r, out in zip(records, held, strict=True) if not out],
+        thinned([r for r, out in zip(records, held, strict=True) if not out], args.limit),
     )
+
+
+def thinned(records: list[Record], limit: int | None) -> list[Record]:
+    """At most `limit` of them, evenly through the list, so that every class is there."""
+    return records[:: max(1, len(records) // limit)][:limit] if limit else records
 
 
 def two_classes(record: Record) -> bool:

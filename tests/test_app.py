@@ -307,7 +307,7 @@ def test_a_file_that_is_too_large_is_not_taken(app: Running) -> None:
 def test_uploads_and_results_leave_the_disk(random_checkpoints: Path, tmp_path: Path) -> None:
     film = tmp_path / "secret name.png"
     Image.fromarray(draw_film()).save(film)
-    with run_app(tmp_path, random_checkpoints, "transfer", keep=20) as running:
+    with run_app(tmp_path, random_checkpoints, "transfer", keep=10) as running:
         client = Client(running.url, verbose=False)
         _, picture = ask(client, film)
         assert picture and any(path.is_file() for path in running.uploads.rglob("*"))

@@ -114,6 +114,16 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def pick(page, name: str) -> None:
+    """Choose the radio button `name` by its label, as a person does: the button itself is unseen.
+
+    Waits until the page has stopped scrolling, unlike a forced click.
+    """
+    button = page.get_by_role("radio", name=name, exact=True)
+    page.locator("label", has=button).click()
+    playwright.expect(button).to_be_checked()
+
+
 def drop(page, data: bytes, name: str, target: str = ".fx-zone") -> None:
     """Drop a file on the page as a person does: enter, over, drop."""
     handle = page.evaluate_handle(
@@ -195,7 +205,7 @@ def test_the_slider_answers_without_the_server(visit: Visit, film: Path) -> None
     assert took < 50
     assert len(visit.requests) == asked and heat.get_attribute("src") == layer
     # the choice outlives the film
-    visit.page.get_by_label("SimpleCNN", exact=True).check(force=True)
+    pick(visit.page, "SimpleCNN")
     visit.page.locator(VERDICT, has_text="SimpleCNN").wait_for()
     assert visit.opacity() == pytest.approx(0.5)
     assert visit.page.locator("output").inner_text() == "50 %"
@@ -207,7 +217,7 @@ def test_class_method_model_and_comparison(visit: Visit, film: Path) -> None:
     verdict = page.locator(f"{VERDICT} h2").inner_text()
     layers = {page.locator(".fx-heat").get_attribute("src")}
     for name in html.HEADINGS:
-        page.get_by_label(name, exact=True).check(force=True)
+        pick(page, name)
         page.locator(".fx-meaning b", has_text=name).wait_for()
         layers.add(page.locator(".fx-heat").get_attribute("src"))
     assert len(layers) == 3  # one of the classes is the verdict
@@ -215,14 +225,14 @@ def test_class_method_model_and_comparison(visit: Visit, film: Path) -> None:
     page.get_by_label("Heatmap method").click()
     page.get_by_role("option", name="Eigen-CAM").click()
     page.locator(".fx-method", has_text="Eigen-CAM").wait_for()
-    page.get_by_label("The verdict").check(force=True)
+    pick(page, "The verdict")
     page.get_by_label("Compare the two models").check()
     page.locator('[data-count="2"]').wait_for()
     assert page.locator(".fx-heat").count() == 2
     captions = page.locator(".fx-pane figcaption b").all_inner_texts()
     assert captions == ["Fracture model", "SimpleCNN"]
     assert "SimpleCNN" in page.locator(".fx-second").inner_text()
-    page.get_by_label("SimpleCNN", exact=True).check(force=True)
+    pick(page, "SimpleCNN")
     page.locator(VERDICT, has_text="SimpleCNN").locator(".fx-bar").nth(1).wait_for()
     page.locator(".fx-pane figcaption b").first.filter(has_text="SimpleCNN").wait_for()
 
@@ -360,7 +370,7 @@ def test_ten_files_at_once(visit: Visit, tmp_path: Path) -> None:
 
     page.get_by_role("button", name="Show film 3.png above").click()
     visit.page.locator(VERDICT, has_text="film 3.png").wait_for()
-    page.get_by_label("SimpleCNN", exact=True).check(force=True)  # stays with that film
+    pick(page, "SimpleCNN")  # stays with that film
     page.locator(VERDICT, has_text="film 3.png · SimpleCNN").wait_for()
 
 
@@ -471,7 +481,7 @@ def test_two_people_keep_their_own(browser, app: Running, film: Path, tmp_path: 
     first, second = Visit(browser, app.url), Visit(browser, app.url)
     first.read(film)
     second.read(other)
-    first.page.get_by_label("SimpleCNN", exact=True).check(force=True)
+    pick(first.page, "SimpleCNN")
     first.page.locator(VERDICT, has_text=f"{film.name} · SimpleCNN").wait_for()
     assert other.name in second.page.locator(VERDICT).inner_text()
     assert "Fracture model" in second.page.locator(VERDICT).inner_text()

@@ -11,7 +11,7 @@ import pytest
 from conftest import draw_film
 from PIL import Image
 from running import Running, run_app
-from test_browser import CONTRAST, Visit, browser  # noqa: F401
+from test_browser import CONTRAST, Visit, browser, pick  # noqa: F401
 from test_browser import pytestmark as needs_chromium
 
 from fracture import quiz, report
@@ -161,7 +161,7 @@ def test_broken_rows_are_named_and_the_rest_is_played(browser, taught: Running) 
     assert page.get_by_text("lost.png").is_visible() and page.get_by_text("<b>odd").is_visible()
     page.get_by_role("button", name="Show the class board").click()
     page.locator(".fx-board").get_by_text("Earlier Ada").wait_for()  # it survived the restart
-    page.get_by_label("The teacher's", exact=True).check(force=True)
+    pick(page, "The teacher's")
     page.get_by_role("button", name="Start").click()
     frame = page.locator("#quiz [data-do=mark]")
     frame.click()
@@ -207,11 +207,11 @@ def test_a_fracture_is_made_and_a_sweep_plotted(visit: Visit) -> None:
     assert truth.is_visible()
     view.locator("summary").click()
     assert "42B2" in view.inner_text()
-    page.get_by_label("Transverse", exact=True).check(force=True)
+    pick(page, "Transverse")
     view.get_by_text("transverse").wait_for()
     assert truth.is_visible()  # what was opened stays open
     assert page.get_by_label("number input for Fragments").count() == 0  # always two: no choice
-    page.get_by_label("Metacarpal", exact=True).check(force=True)
+    pick(page, "Metacarpal")
     view.get_by_text("metacarpal").wait_for()
     assert page.get_by_label("Torus (buckle)").count() == 0  # not on offer for this bone
     page.get_by_label("Sweep one control").click()

@@ -33,7 +33,7 @@ SCRIPT = plate.READ_SCRIPT + (plate.HERE / "make.js").read_text(encoding="utf-8"
 PLOT_SCRIPT = """
 watch("value", () => setTimeout(() => {
   const plot = element.querySelector(".fx-sweep");
-  if (plot) plot.scrollIntoView({ behavior: "smooth", block: "start" });
+  if (plot) plot.scrollIntoView({ block: "start" });
 }, 100));
 """
 FIRST = Settings(bone="tibia", pattern="wedge", displacement=6, seed=4)
