@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
 import secrets
 import shutil
@@ -22,7 +23,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# Before Gradio and torch are imported, which read these once.
+# ruff: noqa: E402 (what follows comes before Gradio and torch are imported)
+gc.disable()  # importing makes many objects and throws few away; `memory.settle` ends it
+# Both read these once.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # who asked when: kept in memory even so
@@ -876,6 +879,7 @@ def build() -> gr.Blocks:
 memory.few_heaps()  # before the server starts its threads
 remember_less()
 demo = build()
+memory.settle()
 
 if __name__ == "__main__":
     # A host stops the app this way; leave through the front door, so that uploads are deleted.

@@ -177,8 +177,12 @@ def test_runs_of_their_own_are_shown_with_the_rest(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     source = tmp_path / "models" / "benchmark.json"
     source.write_text(json.dumps({"parts": {"reading": {}}}))
-    assert report.gathered(source, tmp_path)["parts"] == {"reading": {}, "load": []}
-    (tmp_path / report.MANY).write_text(json.dumps({"parts": {"many": {"films": 5}}}))
+    own = {"reading": {}, "start": {}, "load": []}
+    assert report.gathered(source, tmp_path)["parts"] == own
+    source.write_text(json.dumps({"parts": {"start": {"count": 5}}}))
+    assert report.gathered(source, tmp_path)["parts"]["start"] == {"count": 5}
+    for name, found in zip(report.ALONE, ("many", "starts"), strict=True):
+        (tmp_path / name).write_text(json.dumps({"parts": {found: {"count": 7}}}))
     apps = [
         {"settings": report.LOAD_SETTINGS, "runs": [{"clients": 1}, {"clients": 2}]},
         {"settings": report.LOAD_SETTINGS, "runs": [{"clients": 1}, {"clients": 4}]},
@@ -187,7 +191,7 @@ def test_runs_of_their_own_are_shown_with_the_rest(tmp_path: Path) -> None:
     ]
     (tmp_path / report.LOAD).write_text(json.dumps(apps))
     parts = report.gathered(source, tmp_path)["parts"]
-    assert parts["many"] == {"films": 5}
+    assert parts["many"] == parts["start"] == {"count": 7} and "starts" not in parts
     assert [run["clients"] for run in parts["load"]] == [1, 4]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,32 @@ def test_memory_is_given_back_when_the_answers_are_sent(monkeypatch: pytest.Monk
     with pytest.raises(OSError):
         asyncio.run(layer({"type": "http", "path": "/broken/queue/data"}, None, None))
     assert done == ["/", "/gradio_api/queue/data", "given back", "/broken/queue/data", "given back"]
+
+
+SETTLED = """
+import gc, weakref
+import app
+from fracture.web import models
+seen = [(gc.isenabled(), gc.get_freeze_count())]
+models.warm_up()
+seen.append((gc.isenabled(), gc.get_freeze_count()))
+class Ring:
+    pass
+ring = Ring()
+ring.itself, ring_is = ring, weakref.ref(ring)
+del ring
+gc.collect()
+print(seen[0][0], seen[1][0], 100_000 < seen[0][1] < seen[1][1], ring_is() is None)
+"""
+
+
+def test_the_collector_rests_only_while_the_app_starts(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SETTLED],
+        cwd=REPOSITORY,
+        env={**os.environ, "GRADIO_TEMP_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True"] * 4

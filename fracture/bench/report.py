@@ -12,7 +12,8 @@ from fracture import card
 from fracture.bench.tools import slope
 
 BEGIN, END = "<!-- benchmark -->", "<!-- /benchmark -->"
-PLOT, MANY, LOAD = "docs/benchmark.png", "models/benchmark_many.json", "docs/load.json"
+PLOT, LOAD = "docs/benchmark.png", "docs/load.json"
+ALONE = ("models/benchmark_many.json", "models/benchmark_starts.json")  # parts run by themselves
 LOAD_SETTINGS = {"door": "api", "threads": 1, "readers": 2}  # the app's own, on two cores
 COMMAND = "python -m fracture.bench"
 BLUE, ORANGE = "#1f5fa8", "#c8540a"
@@ -39,15 +40,16 @@ def write(source: Path, root: Path) -> int:
 def gathered(source: Path, root: Path) -> Json:
     """The benchmark's JSON with the parts that have runs, and files, of their own.
 
-    "many": the large folder; "load": the load test's pace at each number of clients.
+    "many": the large folder; "starts": more cold starts, in place of the run's own ("start");
+    "load": the load test's pace at each number of clients.
     """
     values = json.loads(source.read_text())
-    own = {"many": root / MANY, "load": root / LOAD}
-    found = {name: json.loads(path.read_text()) for name, path in own.items() if path.exists()}
-    if "many" in found:
-        values["parts"] |= found["many"]["parts"]
+    for path in filter(Path.exists, (root / name for name in ALONE)):
+        values["parts"] |= json.loads(path.read_text())["parts"]
+    values["parts"]["start"] = values["parts"].pop("starts", values["parts"].get("start", {}))
     # the last app that was asked by several numbers of clients
-    series = [app["runs"] for app in found.get("load", ()) if app["settings"] == LOAD_SETTINGS]
+    apps = json.loads((root / LOAD).read_text()) if (root / LOAD).exists() else []
+    series = [app["runs"] for app in apps if app["settings"] == LOAD_SETTINGS]
     values["parts"]["load"] = next((runs for runs in reversed(series) if len(runs) > 1), [])
     return values
 

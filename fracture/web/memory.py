@@ -5,6 +5,9 @@ server whose readings run on a dozen threads holds a dozen readings' worth. With
 look through them after each answer it stays where it was after the first one, for a few
 milliseconds. Where there is no glibc nothing is done.
 
+Python's own collector looks through all objects again and again while modules are imported, which
+is a sixth of the start: it is off meanwhile, and `settle` spares it what stays for good.
+
 Importing torch runs through a hundred megabytes of its libraries' code once and never again, most
 of it CUDA's; `forget_code` lets the system have those pages.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import re
 import sys
 from functools import cache
@@ -59,6 +63,16 @@ def forget_code() -> None:
         for found in CODE.finditer(mappings.read_text(errors="replace")):
             start, end = (int(address, 16) for address in found.groups())
             library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+
+
+def settle() -> None:
+    """Turn Python's collector on; what is there now, it need not look through again.
+
+    The few thousand lost objects among it are not worth the quarter of a second that finding them
+    would take.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 class GiveBack:

@@ -7,6 +7,7 @@ everybody who uses the app (models are read-only once loaded); nothing about a p
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -70,6 +71,7 @@ def state() -> str:
 
 def warm_up() -> None:
     """Load the default model and read one made-up film, so that the first person does not wait."""
+    gc.disable()
     try:
         loaded = classifier()
         memory.forget_code()
@@ -79,4 +81,5 @@ def warm_up() -> None:
         pass  # said in the log; the page says it in words to whoever asks for a reading
     except Exception:
         log.exception("The warm-up reading failed")
+    memory.settle()
     memory.give_back()  # what loading needed for a moment
