@@ -132,6 +132,9 @@ def test_targets_are_met_missed_or_not_measured() -> None:
         "9.0 s",
         "under 8 s: **missed**",
     )
+    more = values()["parts"] | {"starts": {"count": 9, "seconds_to_page": 2.0}}
+    words = "`python app.py` to the page, median of 9 starts, a run of their own"
+    assert (words, "2.0 s", "under 8 s: met") in report.targets(more)
     flat = rows["Memory over a folder of 100 films: second half against the first"]
     assert flat == ("1.10 times", "1.05 or less: **missed**")
     assert rows["From there to the first verdict"] == ("2.5 s", "under 3 s: met")
@@ -177,10 +180,7 @@ def test_runs_of_their_own_are_shown_with_the_rest(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     source = tmp_path / "models" / "benchmark.json"
     source.write_text(json.dumps({"parts": {"reading": {}}}))
-    own = {"reading": {}, "start": {}, "load": []}
-    assert report.gathered(source, tmp_path)["parts"] == own
-    source.write_text(json.dumps({"parts": {"start": {"count": 5}}}))
-    assert report.gathered(source, tmp_path)["parts"]["start"] == {"count": 5}
+    assert report.gathered(source, tmp_path)["parts"] == {"reading": {}, "load": []}
     for name, found in zip(report.ALONE, ("many", "starts"), strict=True):
         (tmp_path / name).write_text(json.dumps({"parts": {found: {"count": 7}}}))
     apps = [
@@ -191,7 +191,7 @@ def test_runs_of_their_own_are_shown_with_the_rest(tmp_path: Path) -> None:
     ]
     (tmp_path / report.LOAD).write_text(json.dumps(apps))
     parts = report.gathered(source, tmp_path)["parts"]
-    assert parts["many"] == parts["start"] == {"count": 7} and "starts" not in parts
+    assert parts["many"] == parts["starts"] == {"count": 7}
     assert [run["clients"] for run in parts["load"]] == [1, 4]
 
 

@@ -377,9 +377,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, random_checkpoints: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def outcome(
-    data: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def outcome(data: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder in which the command wrote its JSON and figures."""
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
