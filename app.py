@@ -246,6 +246,7 @@ def read_page(examples: Sequence[Path]) -> tuple[gr.HTML, gr.Number]:
         dropped,
         [drop, *choices],
         [*shown, row, insisted, batch, take_away, table, archive],
+        trigger_mode="always_last",  # a film dropped while another is read is not lost
         **listen,
     )
     reading.then(None, js=drop_zone.DONE)
@@ -486,6 +487,7 @@ def make_page(tab: gr.Tab) -> None:
         chosen,
         inputs,
         [pattern, segment, *ordered, control, *shown],
+        trigger_mode="always_last",
         **live,
     )
     gr.on(
@@ -814,6 +816,7 @@ def _keep_swept(blocks: gr.Blocks) -> None:
     while True:
         time.sleep(SWEEP_SECONDS)
         server.sweep(Path(UPLOADS), KEEP_SECONDS)
+        stresses.forget_gone()
         for names in blocks.temp_file_sets:
             names -= {name for name in list(names) if not os.path.exists(name)}
 

@@ -51,6 +51,7 @@ from fracture.labels import (
     group_folds,
     read_films,
     read_labels,
+    sample,
 )
 from fracture.looktwice import (
     LOCATOR_SIZE,
@@ -425,7 +426,10 @@ def fit(
     seed: int,
     accelerator: Accelerator,
 ) -> nn.Module:
-    """Train `model`; return its averaged weights. The run's state is `out`/<name>.state."""
+    """Train `model`; return its averaged weights, on the CPU like all that looks at films here.
+
+    The run's state is `out`/<name>.state.
+    """
     average = copy.deepcopy(model).eval().requires_grad_(False)
     trainable = [p for p in model.parameters() if p.requires_grad]
     decay = 0.0 if recipe.plain else 0.02  # AdamW without decay is Adam
@@ -476,7 +480,7 @@ def fit(
         row = {"epoch": epoch, "loss": loss_sum / seen, "accuracy": right / seen}
         row["seconds"] = time.time() - began
         if epoch % recipe.validate_every == 0 or epoch == recipe.epochs:
-            row |= validate(average)
+            row |= validate(copy.deepcopy(average).cpu())
         rows.append(row)
         if accelerator.is_main_process:
             extra = "".join(f", {k}: {v:.4f}" for k, v in list(row.items())[4:])
@@ -501,7 +505,7 @@ def fit(
                 writer = csv.DictWriter(file, max((list(r) for r in rows), key=len))
                 writer.writeheader()
                 writer.writerows(rows)
-    return average
+    return average.cpu()
 
 
 def save_state(path: Path, state: dict) -> None:
@@ -829,7 +833,7 @@ def split(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
     wanted = usable if args.preset == "looktwice" else two_classes
     train = [r for r, out in zip(records, held, strict=True) if not out and wanted(r)]
     held_out = [r for r, out in zip(records, held, strict=True) if out and wanted(r)]
-    train, held_out = thinned(train, args.limit), thinned(held_out, args.limit)
+    train, held_out = sample(train, args.limit), sample(held_out, args.limit)
     check_trainable(train)
     check_split(train, held_out)
     return train, held_out
@@ -839,17 +843,12 @@ def split_foreign(args: argparse.Namespace) -> tuple[list[Record], list[Record]]
     """The labels' pictures that are no limb radiographs: held out, to train on."""
     records = [r for r in read_labels(args.data) if r.label == "not_limb_radiograph"]
     if args.fold is None:
-        return [], thinned(records, args.limit)
+        return [], sample(records, args.limit)
     held = [fold == args.fold for fold in group_folds(records)]
     return (
         [r for r, out in zip(records, held, strict=True) if out],
-        thinned([r for r, out in zip(records, held, strict=True) if not out], args.limit),
+        sample([r for r, out in zip(records, held, strict=True) if not out], args.limit),
     )
-
-
-def thinned(records: list[Record], limit: int | None) -> list[Record]:
-    """At most `limit` of them, evenly through the list, so that every class is there."""
-    return records[:: max(1, len(records) // limit)][:limit] if limit else records
 
 
 def two_classes(record: Record) -> bool:

@@ -46,7 +46,7 @@ from fracture.calibrate import (
     table_of,
     thresholds_of,
 )
-from fracture.labels import CLASSES, LabelsError, Record, default_data, read_films
+from fracture.labels import CLASSES, LabelsError, Record, default_data, read_films, sample
 
 if TYPE_CHECKING:
     from fracture.looktwice import Plan
@@ -339,13 +339,6 @@ def base_plan(checkpoint: Path) -> Plan:
     from fracture.looktwice import Plan
 
     return Plan.from_metadata(load_checkpoint(checkpoint)[1].get("plan", {}))
-
-
-def sample(records: list[Record], limit: int | None) -> list[Record]:
-    """At most `limit` records, evenly through the list."""
-    if not limit or limit >= len(records):
-        return records
-    return [records[i * len(records) // limit] for i in range(limit)]
 
 
 def measure(options: argparse.Namespace) -> Json:

@@ -336,6 +336,13 @@ def check_split(train: Sequence[Record], test: Sequence[Record]) -> None:
             )
 
 
+def sample(records: Sequence[Record], limit: int | None) -> list[Record]:
+    """At most ``limit`` records (None: all), evenly through the list: no part of it is missing."""
+    if not limit or limit >= len(records):
+        return list(records)
+    return [records[i * len(records) // limit] for i in range(limit)]
+
+
 def group_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0) -> list[int]:
     """Share records out over folds so that each group stays whole and each fold looks alike.
 

@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from functools import wraps
-from typing import TypeVar
+from functools import update_wrapper
+from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
 
-def once(
-    kept: int, seconds: float = math.inf
-) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
-    """Decorate a function of hashable arguments: its last `kept` results are remembered.
-
-    A result older than `seconds` is forgotten as soon as anybody calls the function again.
+class Once(Generic[Value]):
+    """A function of hashable arguments whose last results are remembered; made by `once`.
 
     Unlike `functools.lru_cache`, a call made while another thread works on the same arguments
     waits for that result: thirty people who open one film at once have it made once. A call that
     raises is forgotten, so that the next one tries again.
     """
 
-    def decorate(function: Callable[..., Value]) -> Callable[..., Value]:
-        results: OrderedDict[Hashable, tuple[Future[Value], float]] = OrderedDict()
-        lock = threading.Lock()
+    def __init__(self, function: Callable[..., Value], kept: int) -> None:
+        self._function = function
+        self._kept = kept
+        self._results: OrderedDict[tuple[Hashable, ...], Future[Value]] = OrderedDict()
+        self._lock = threading.Lock()
+        update_wrapper(self, function)
 
-        @wraps(function)
-        def remembered(*arguments: Hashable) -> Value:
-            now = time.monotonic()
-            with lock:
-                for old in [key for key, (_, born) in results.items() if now - born > seconds]:
-                    del results[old]
-                mine = arguments not in results
-                result, _ = results.setdefault(arguments, (Future(), now))
-                results.move_to_end(arguments)
-                while len(results) > kept:
-                    results.popitem(last=False)
-            if mine:
-                try:
-                    result.set_result(function(*arguments))
-                except BaseException as error:
-                    with lock:
-                        results.pop(arguments, None)
-                    result.set_exception(error)
-            return result.result()
+    def __call__(self, *arguments: Hashable) -> Value:
+        with self._lock:
+            mine = arguments not in self._results
+            result = self._results.setdefault(arguments, Future())
+            self._results.move_to_end(arguments)
+            while len(self._results) > self._kept:
+                self._results.popitem(last=False)
+        if mine:
+            try:
+                result.set_result(self._function(*arguments))
+            except BaseException as error:
+                with self._lock:
+                    self._results.pop(arguments, None)
+                result.set_exception(error)
+        return result.result()
 
-        return remembered
+    def forget(self, unwanted: Callable[..., bool]) -> None:
+        """Forget the results of the arguments for which `unwanted(*arguments)` is true."""
+        with self._lock:
+            for arguments in [key for key in self._results if unwanted(*key)]:
+                del self._results[arguments]
 
-    return decorate
+
+def once(kept: int) -> Callable[[Callable[..., Value]], Once[Value]]:
+    """Decorate a function of hashable arguments: its last `kept` results are remembered."""
+    return lambda function: Once(function, kept)

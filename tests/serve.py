@@ -14,6 +14,8 @@ import socket
 import sys
 from pathlib import Path
 
+READERS = 2  # readings at a time, however many cores there are: tests count who waits
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
@@ -56,6 +58,9 @@ def main(port: str, models: str, default: str, keep: str | None = None) -> None:
 
         fracture.classifier.MODELS = Path(models)
         fracture.classifier.DEFAULT_MODEL = default
+    for function in app.demo.fns.values():
+        if function.concurrency_id == "read":
+            function.concurrency_limit = READERS
     if keep:
         app.KEEP_SECONDS, app.SWEEP_SECONDS = int(keep), 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -54,7 +54,7 @@ def test_a_race_reports_the_steps() -> None:
         return laps
 
     steps = race({"a": run}, 3)["a"]["steps"]
-    assert steps["wait"] >= 4 > steps["nothing"] >= 0
+    assert steps["wait"] >= 4 and steps["wait"] > steps["nothing"] >= 0
 
 
 def test_slope_and_rounding() -> None:
@@ -269,7 +269,7 @@ def test_folding_pays_and_a_large_film_costs_little_more_than_the_model() -> Non
     from fracture.fold import fold
 
     plain, folded = Both(_plain()), Both(fold(_plain()))
-    inputs = torch.rand(2, 3, 448, 384), torch.rand(4, 3, 224, 224)
+    inputs = torch.rand(2, 3, 448, 384), torch.rand(2, 3, 224, 224)
     classifier, film = Classifier.load(), as_jpeg(simulated_film(2500, 2000))
     photo = as_jpeg(simulated_film(4000, 3200))  # of a telephone: decoded at half its size
     runners = {
@@ -281,5 +281,5 @@ def test_folding_pays_and_a_large_film_costs_little_more_than_the_model() -> Non
     with threads(1), torch.inference_mode():
         found = race(runners, 5, time.process_time)
     assert found["folded"]["low"] < found["plain"]["low"]
-    assert found["reading"]["low"] < 6 * found["folded"]["low"]
+    assert found["reading"]["low"] < 3.5 * found["folded"]["low"]
     assert found["photo"]["low"] < 1.5 * found["reading"]["low"]

@@ -53,6 +53,7 @@ class Visit:
         self.url = url
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        options.setdefault("reduced_motion", "reduce")  # places are measured as soon as asked
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(PATIENCE)
         self.page = context.new_page()
@@ -372,6 +373,19 @@ def test_ten_files_at_once(visit: Visit, tmp_path: Path) -> None:
     visit.page.locator(VERDICT, has_text="film 3.png").wait_for()
     pick(page, "SimpleCNN")  # stays with that film
     page.locator(VERDICT, has_text="film 3.png · SimpleCNN").wait_for()
+
+
+def test_a_film_dropped_while_others_are_read_is_read_after_them(
+    visit: Visit, film: Path, tmp_path: Path
+) -> None:
+    films = [tmp_path / f"film {index}.png" for index in range(10)]
+    for index, path in enumerate(films):
+        Image.fromarray(draw_film(900 + 20 * index, 800, seed=index)).save(path)
+    visit.choose(*films)
+    visit.page.get_by_text("Reading 10 films").wait_for()
+    visit.choose(film)
+    visit.wait_for(film.name)
+    assert visit.page.locator(".fx-busy").count() == 0
 
 
 # --- layout ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from fracture.labels import (
     read_labels,
     read_same_film,
     read_usable_labels,
+    sample,
     with_boxes,
 )
 
@@ -359,6 +361,14 @@ def test_what_can_be_used_of_a_teachers_file(tmp_path: Path) -> None:
         read_usable_labels(write_csv(tmp_path, [{"file": "a.png"}], "other.csv"))
     with pytest.raises(LabelsError, match="not a readable CSV file"):
         read_usable_labels(tmp_path / "nowhere.csv")
+
+
+def test_a_sample_goes_through_the_whole_list() -> None:
+    records = [make_record(index) for index in range(150)]
+    taken = [int(record.id[1:]) for record in sample(records, 100)]
+    steps = {later - earlier for earlier, later in pairwise(taken)}
+    assert len(taken) == 100 and taken[0] == 0 and taken[-1] == 148 and steps == {1, 2}
+    assert sample(records, None) == sample(records, 999) == records
 
 
 def test_join_groups(tmp_path: Path) -> None:

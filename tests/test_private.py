@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from running import PATIENCE, Running, run_app
 
-from fracture.web import models, server
+from fracture.web import models, server, stress
+from fracture.web.reading import Upload
 
 pytest_plugins = ("running",)
 
@@ -499,6 +501,17 @@ def test_the_sweep_takes_what_is_old_and_nothing_else(tmp_path: Path) -> None:
     server.sweep(tmp_path, -1)
     server.sweep(tmp_path, -1)  # a folder counts as changed when its last file went
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_under_strain_leaves_the_memory_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    Image.fromarray(draw_film()).save(path)
+    kept = weakref.ref(stress.bench_of(Upload(str(path), path.name)))
+    stress.forget_gone()
+    assert kept() is not None and stress.bench_of(Upload(str(path), path.name)) is kept()
+    path.unlink()
+    stress.forget_gone()
+    assert kept() is None
 
 
 def test_the_sweep_goes_on_while_uploads_arrive(tmp_path: Path) -> None:

@@ -506,16 +506,15 @@ def test_a_failure_is_not_remembered() -> None:
     assert fails_first(5) == 5 and calls == [5, 5]
 
 
-def test_old_results_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, calls = [0.0], []
-    monkeypatch.setattr("fracture.once.time.monotonic", lambda: now[0])
+def test_what_is_unwanted_is_forgotten() -> None:
+    calls = []
 
-    @once(5, seconds=10)
-    def film(number: int) -> int:
+    @once(5)
+    def film(path: str, number: int) -> int:
         calls.append(number)
         return number
 
-    film(1), film(1)
-    now[0] = 11
-    film(2), film(1)
-    assert calls == [1, 2, 1]
+    film("a", 1), film("b", 2), film("a", 3)
+    film.forget(lambda path, *_: path == "a")
+    film("b", 2), film("a", 1)
+    assert calls == [1, 2, 3, 1]

@@ -13,12 +13,12 @@ const onPage = () => root.offsetParent !== null; // another tab may be open
 const reason = (error) => String((error && error.message) || error || "unknown reason");
 
 async function take(files) {
-  const mine = ++turn;
   const list = Array.from(files || []);
   if (!list.length) {
     say("Nothing that can be read was dropped. Drop a picture or a DICOM file, or choose one.");
     return;
   }
+  const mine = ++turn;
   const left = list.slice(most).map(() => `only ${most} films at a time are taken`);
   const sent = [];
   root.classList.add("fx-busy");

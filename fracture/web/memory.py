@@ -5,11 +5,11 @@ server whose readings run on a dozen threads holds a dozen readings' worth. With
 look through them after each answer it stays where it was after the first one, for a few
 milliseconds. Where there is no glibc nothing is done.
 
-Python's own collector looks through all objects again and again while modules are imported, which
-is a sixth of the start: it is off meanwhile, and `settle` spares it what stays for good.
+Python's own collector looks through all objects again and again while modules are imported: it is
+off meanwhile, and `settle` spares it what stays for good.
 
-Importing torch runs through a hundred megabytes of its libraries' code once and never again, most
-of it CUDA's; `forget_code` lets the system have those pages.
+Importing torch runs through much of its libraries' code once and never again, most of it CUDA's;
+`forget_code` lets the system have those pages.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ CODE = re.compile(
     r"(?:\w+:.*\n)*?Anonymous: +0 kB$",
     re.MULTILINE,
 )
+# Gradio's streams of answers, to the page and gradio_client and to a plain HTTP client; each ends
+# when no more are to come.
+ANSWERS = re.compile(r"/queue/data$|/call/(v2/)?\w+/\w+$")
 
 
 @cache
@@ -68,15 +71,15 @@ def forget_code() -> None:
 def settle() -> None:
     """Turn Python's collector on; what is there now, it need not look through again.
 
-    The few thousand lost objects among it are not worth the quarter of a second that finding them
-    would take.
+    For the end of the imports, before the first visitor: nothing of a person may stay for good. The
+    few lost objects among the imported ones are not worth the time that finding them would take.
     """
     gc.freeze()
     gc.enable()
 
 
 class GiveBack:
-    """ASGI layer: gives memory back when the answers to a page or a client have been sent."""
+    """ASGI layer: gives memory back when the answers to a page or a program have been sent."""
 
     def __init__(self, app):
         self.app = app
@@ -85,6 +88,5 @@ class GiveBack:
         try:
             await self.app(scope, receive, send)
         finally:
-            # Gradio's stream of answers ends when no more are to come.
-            if scope["type"] == "http" and scope["path"].endswith("/queue/data"):
+            if scope["type"] == "http" and ANSWERS.search(scope["path"]):
                 await asyncio.to_thread(give_back)

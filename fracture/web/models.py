@@ -46,15 +46,15 @@ def classifier(name: str = DEFAULT) -> Classifier:
     """Return the classifier called `name` (a key of `TITLES`), loading it on first use.
 
     Raises:
-        ModelMissing: its checkpoint is absent or broken.
+        ModelMissing: its checkpoint is absent or broken, or torch is.
     """
     with _lock:
         if name not in _loaded:
-            from fracture import Classifier
-
             try:
+                from fracture import Classifier
+
                 _loaded[name] = Classifier.load(None if name == DEFAULT else name)
-            except (OSError, ValueError) as error:
+            except (ImportError, OSError, ValueError) as error:
                 _failed.add(name)
                 log.error("%s could not be loaded: %s", TITLES[name], error)
                 raise ModelMissing(f"{TITLES[name]} could not be loaded here.") from error
@@ -71,9 +71,12 @@ def state() -> str:
 
 def warm_up() -> None:
     """Load the default model and read one made-up film, so that the first person does not wait."""
-    gc.disable()
     try:
-        loaded = classifier()
+        gc.disable()  # importing makes many objects and throws few away
+        try:
+            loaded = classifier()
+        finally:
+            gc.enable()
         memory.forget_code()
         ramp = np.linspace(0.0, 255.0, 320, dtype=np.float32)
         loaded.read(np.add.outer(ramp, ramp / 2).clip(0, 255).astype(np.uint8), insist=True)
@@ -81,5 +84,4 @@ def warm_up() -> None:
         pass  # said in the log; the page says it in words to whoever asks for a reading
     except Exception:
         log.exception("The warm-up reading failed")
-    memory.settle()
     memory.give_back()  # what loading needed for a moment

@@ -5,6 +5,7 @@ The film is the one on the first page; without one it is a simulated film.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -84,11 +85,15 @@ def _simulated() -> Bench:
     return Bench(read_film(to_bytes(simulate(FIRST).pixels), name="Simulated film"))
 
 
-# While somebody drags a slider the film need not be decoded for every step; it stays in memory no
-# longer than its file stays on the disk.
-@once(12, seconds=600)
+# While somebody drags a slider the film need not be decoded for every step.
+@once(12)
 def _uploaded(path: str, stamp: int, name: str) -> Bench:
     return Bench(stress.workable(read_film(path, name=name, limits=TO_SCREEN)))
+
+
+def forget_gone() -> None:
+    """Forget the films whose file has left the disk: nothing of them stays in memory longer."""
+    _uploaded.forget(lambda path, *_: not os.path.exists(path))
 
 
 def strain_of(values: Mapping[str, Any], hidden: Any) -> Strain:
