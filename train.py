@@ -4,7 +4,7 @@
     python train.py --fold 0                            # hold out one fifth of the groups
     python train.py --preset reference                  # the reference's SimpleCNN, its way
     python train.py --preset resnet18 --data data/      # transfer learning on a Mendeley folder
-    accelerate launch train.py ...                      # the same on many GPUs or machines
+    accelerate launch train.py ...                      # the same on GPUs, in several processes
 
 The shipped model first learns on simulated films (`fracture.simulate`), whose truth is exact, then
 on real ones. What it learnt on simulated films does not depend on the fold: it is kept in the runs

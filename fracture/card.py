@@ -480,8 +480,8 @@ def ablation_section(found: Json) -> str:
 
 Fold {found["fold"]} held out: {found["films"]} clear films, {found["boxed"]} of them with
 radiologists' boxes. The map is that of the true class. Time is the median of the model and the map
-on one core; training is what the fold's own epochs took, beside other work, and leaves out the
-part on simulated films, which all folds share.
+and is there to compare the rows; training is what the fold's own epochs took, beside other work,
+and leaves out the part on simulated films, which all folds share.
 
 {table}
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fracture.bench import report, tools
+from fracture.bench.__main__ import main
 from fracture.bench.tools import (
     Laps,
     as_jpeg,
@@ -156,7 +157,10 @@ def test_the_block_says_what_was_measured(tmp_path: Path) -> None:
         "| torch 4.0 s, gradio 2.5 s, numpy 0.3 s | 900 MB |" in text
     )
     assert "each further one adds 150 ms" in text
-    assert "over 100 films (a run of its own, 1 minutes) it held at most 770 MB" in text
+    assert (
+        "Its memory grows with it: over 100 films (a run of its own, 1 minutes) it held 700 MB in "
+        "the first part, 770 MB in the last and at most 770 MB." in text
+    )
     assert text.count("<details>") == text.count("</details>") == 3  # no sizes were measured
     assert "step by step: Python 10, torch 480; 490 in all." in text
     report.plot(values(), tmp_path / "plot.png")
@@ -182,7 +186,8 @@ def test_runs_of_their_own_are_shown_with_the_rest(tmp_path: Path) -> None:
     source.write_text(json.dumps({"parts": {"reading": {}}}))
     assert report.gathered(source, tmp_path)["parts"] == {"reading": {}, "load": []}
     for name, found in zip(report.ALONE, ("many", "starts"), strict=True):
-        (tmp_path / name).write_text(json.dumps({"parts": {found: {"count": 7}}}))
+        values = {"quick": False, "parts": {found: {"count": 7}}}
+        (tmp_path / name).write_text(json.dumps(values))
     apps = [
         {"settings": report.LOAD_SETTINGS, "runs": [{"clients": 1}, {"clients": 2}]},
         {"settings": report.LOAD_SETTINGS, "runs": [{"clients": 1}, {"clients": 4}]},
@@ -193,6 +198,27 @@ def test_runs_of_their_own_are_shown_with_the_rest(tmp_path: Path) -> None:
     parts = report.gathered(source, tmp_path)["parts"]
     assert parts["many"] == parts["starts"] == {"count": 7}
     assert [run["clients"] for run in parts["load"]] == [1, 4]
+    for values in (
+        {"quick": True, "parts": {"starts": {"count": 1}}},
+        {"quick": False, "parts": {"starts": {"failed": "no reason"}}},
+    ):
+        (tmp_path / report.ALONE[1]).write_text(json.dumps(values))
+        assert "starts" not in report.gathered(source, tmp_path)["parts"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--readme", "--only", "start"], "leave --only out"),
+        (["--only", "many", "sizes"], "many and starts are measured by themselves"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2 and complaint in capsys.readouterr().err
 
 
 def test_a_folder_is_watched_film_for_film() -> None:

@@ -1,10 +1,10 @@
 """Measures speed, memory and size beside what one would otherwise use, in one run.
 
-    python -m fracture.bench              # everything, under ten minutes on two quiet cores
-    python -m fracture.bench --quick      # the same with few repetitions, to try it out
-    python -m fracture.bench --only many  # memory over 10,000 films: a quarter of an hour
-    python -m fracture.bench --only starts  # 30 cold starts instead of 5: three minutes
-    python -m fracture.bench --readme     # the plot and README's table from the JSON, no measuring
+    python -m fracture.bench                # all but the next two: under ten minutes
+    python -m fracture.bench --only many    # memory over 10,000 films: a quarter of an hour
+    python -m fracture.bench --only starts  # 30 starts instead of 5: three minutes
+    python -m fracture.bench --quick        # few repetitions, to try it out
+    python -m fracture.bench --readme       # the plot and README's table from the JSONs
 
 What is compared is measured in turns, one call of each a round, so that a machine that gets slower
 meanwhile slows all alike; figures are medians after warm-up rounds. Films are simulated. A part

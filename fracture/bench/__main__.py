@@ -40,8 +40,14 @@ ALONE = frozenset({"many", "starts"})  # with them a run would last too long: on
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = _parser().parse_args(arguments)
-    out = options.out or OUT / f"{'_'.join(['benchmark', *options.only])}.json"
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.readme and options.only:
+        parser.error("--readme shows all parts: leave --only out")
+    if ALONE.intersection(options.only) and len(options.only) > 1:
+        parser.error(f"{' and '.join(sorted(ALONE))} are measured by themselves")
+    name = "_".join(["benchmark", *options.only, *(["quick"] if options.quick else [])])
+    out = options.out or OUT / f"{name}.json"
     if options.readme:
         return report.write(out, ROOT)
     began = time.perf_counter()
@@ -59,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         "parts": {},
     }
-    for name in options.only or [part for part in PARTS if part not in ALONE]:
+    for part in options.only or [p for p in PARTS if p not in ALONE]:
         start = time.perf_counter()
-        print(f"{start - began:6.0f} s  {name}", file=sys.stderr, flush=True)
-        function, module = PARTS[name]
+        print(f"{start - began:6.0f} s  {part}", file=sys.stderr, flush=True)
+        function, module = PARTS[part]
         measure: Callable[[Amount], Json] = getattr(
             import_module(f"fracture.bench.{module}"), function
         )
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # the other parts are worth keeping
             traceback.print_exc()
             found = {"failed": f"{type(error).__name__}: {error}"}
-        values["parts"][name] = found | {"took_s": time.perf_counter() - start}
+        values["parts"][part] = found | {"took_s": time.perf_counter() - start}
         values["seconds"] = round(time.perf_counter() - began)
         # after each part, so that a run that is cut off leaves what it has
         out.write_text(json.dumps(rounded(values), indent=1) + "\n")
@@ -126,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few repetitions: figures mean little")
     parser.add_argument(
         "--only", nargs="+", metavar="PART", choices=PARTS, default=[],
-        help=f"some parts only, into a JSON of their own: {', '.join(PARTS)}",
+        help=f"some parts only, into a JSON of their own: {', '.join(PARTS)} "
+        f"({' and '.join(sorted(ALONE))} are left out unless asked for)",
     )  # fmt: skip
     parser.add_argument(
         "--readme", action="store_true", help="write the plot and README's table from the JSON"
