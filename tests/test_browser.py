@@ -385,7 +385,7 @@ def test_a_film_dropped_while_others_are_read_is_read_after_them(
     visit.page.get_by_text("Reading 10 films").wait_for()
     visit.choose(film)
     visit.wait_for(film.name)
-    assert visit.page.locator(".fx-busy").count() == 0
+    playwright.expect(visit.page.locator(".fx-busy")).to_have_count(0)
 
 
 # --- layout ----------------------------------------------------------------------------------

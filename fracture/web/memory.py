@@ -2,8 +2,8 @@
 
 glibc gives every thread its own heap ("arena") and returns a heap's pages only from its end, so a
 server whose readings run on a dozen threads holds a dozen readings' worth. With two heaps and a
-look through them after each answer it stays where it was after the first one, for a few
-milliseconds. Where there is no glibc nothing is done.
+look through them after each answer it stays about where it was after the first one; the price is
+that the next reading fetches its pages anew. Where there is no glibc nothing is done.
 
 Python's own collector looks through all objects again and again while modules are imported: it is
 off meanwhile, and `settle` spares it what stays for good.
